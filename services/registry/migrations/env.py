@@ -1,0 +1,6 @@
+"""Alembic's entry: runs this service's revisions."""
+
+from services.registry.tables import metadata
+from shared.storage import migrations
+
+migrations.run(metadata)

@@ -1,0 +1,1 @@
+"""What the services tell each other. One module per publisher; `catalogue` lists them all."""

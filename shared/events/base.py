@@ -1,0 +1,46 @@
+"""An event is a past fact with a version; an envelope is that fact on its way (CloudEvents 1.0)."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Event(BaseModel):
+    """A fact that a service tells the others. Subclasses add the fields of the fact.
+
+    `name` is `publisher.fact.vN`. `subject` is the ordering key: facts of one key arrive in the order in
+    which they were committed. A `broadcast` fact concerns every key and goes once to each partition.
+    Unknown fields are ignored, so that a publisher may add some.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: ClassVar[str]
+    broadcast: ClassVar[bool] = False
+
+    @property
+    def subject(self) -> str:
+        """The ordering key: a USCC, a person token, or `*` for a broadcast."""
+        return "*" if self.broadcast else str(getattr(self, "uscc"))  # noqa: B009 - a field of most events
+
+
+class Envelope(BaseModel):
+    """A CloudEvents 1.0 envelope in structured JSON, as it lies on the bus.
+
+    `correlationid` follows a request through all services; `partition` is the bus partition that a
+    broadcast was meant for, None where the key decides.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    specversion: str = "1.0"
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    datacontenttype: str = "application/json"
+    correlationid: str
+    partition: int | None = None
+    data: dict[str, Any]

@@ -1,0 +1,24 @@
+"""Every event of the suite, the topics they travel on, and who reads them from outside."""
+
+from shared.events import matching, notify, registry, targets
+from shared.events.base import Event
+
+PARTITIONS = 6
+"""Partitions of every topic. A change re-deals the keys, so it is a migration, not a setting."""
+
+TOPICS = ("registry", "matching", "notify", "targets")
+"""One topic per publisher."""
+
+EVENTS: dict[str, type[Event]] = {
+    event.name: event for module in (registry, matching, notify, targets) for event in module.EVENTS
+}
+
+OUTSIDE_READERS: dict[str, str] = {
+    "matching.visit_requested.v1": "the towns' task lists read it through GET /matching/v1/visits; notify writes to staff from issue B on",
+}
+"""Events that no service consumes, each with the reader that it is published for."""
+
+
+def topic_of(event: str) -> str:
+    """The topic of an event name: its publisher."""
+    return event.partition(".")[0]

@@ -1,0 +1,107 @@
+"""What matching tells: leads and what becomes of them, and the visits it asks for."""
+
+from datetime import date, datetime
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.events.base import Event
+
+
+class Void(BaseModel):
+    """What would void a lead: a participation of `any` (or `all`) of these insurances in one of these forms."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    insurances: list[str]
+    forms: list[str]
+    mode: str = "any"
+
+
+class LeadFacts(Event):
+    """What texts and the last look need to know of a lead, whole, after the change.
+
+    `episode` counts reopenings from 1; `stage` is the step of the ladder; `deadline` is the day the legal
+    clock ended with; `reason` is a sentence an official can read; `held` lists the reasons that keep its
+    messages back, empty when none; `not_before` is the earliest instant of a hand-over.
+    """
+
+    lead_id: str
+    rule: str
+    uscc: str
+    unit_name: str
+    kind: str
+    town: str | None
+    established_on: date
+    deadline: date
+    episode: int
+    stage: str
+    reason: str
+    evidence_class: str
+    void: Void
+    contact_version: int
+    held: list[str]
+    not_before: datetime | None = None
+
+
+class LeadOpened(LeadFacts):
+    """A lead was opened or reopened (a higher `episode`)."""
+
+    name: ClassVar[str] = "matching.lead_opened.v1"
+
+
+class LeadChanged(LeadFacts):
+    """Facts under an open lead were corrected without ending it."""
+
+    name: ClassVar[str] = "matching.lead_changed.v1"
+
+
+class LeadHeld(Event):
+    """Messages about a lead are kept back for one more reason: paused, code, disputed, parked, suspended."""
+
+    name: ClassVar[str] = "matching.lead_held.v1"
+    lead_id: str
+    uscc: str
+    reason: str
+
+
+class LeadReleased(Event):
+    """One reason to keep messages back fell away."""
+
+    name: ClassVar[str] = "matching.lead_released.v1"
+    lead_id: str
+    uscc: str
+    reason: str
+
+
+class LeadResolved(Event):
+    """A lead ended. `end`: enrolled, no_obligation, exempt, unit_closed, wrong_data, settled_by_inspection."""
+
+    name: ClassVar[str] = "matching.lead_resolved.v1"
+    lead_id: str
+    uscc: str
+    rule: str
+    episode: int
+    end: str
+    reason: str
+
+
+class VisitRequested(Event):
+    """The town should look in: a notice about this lead reached nobody."""
+
+    name: ClassVar[str] = "matching.visit_requested.v1"
+    visit_id: str
+    lead_id: str
+    uscc: str
+    town: str | None
+    reason: str
+
+
+EVENTS: tuple[type[Event], ...] = (
+    LeadOpened,
+    LeadChanged,
+    LeadHeld,
+    LeadReleased,
+    LeadResolved,
+    VisitRequested,
+)

@@ -1,0 +1,69 @@
+"""The Bus port: what every way of carrying facts between services promises.
+
+Within a partition messages arrive in the order they were published; every message arrives at least once;
+a receiver that raises gets the same messages again. Topics and partitions have no order among each other.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.events.catalogue import PARTITIONS
+
+
+@dataclass(frozen=True)
+class Message:
+    """One fact on its way: `value` is a CloudEvents envelope in JSON, `key` its subject."""
+
+    topic: str
+    partition: int
+    key: str
+    value: bytes
+
+
+@dataclass(frozen=True)
+class Subscription:
+    """A consumer (a service) and the topics it reads.
+
+    `receive` gets messages in order and returns once their effects are committed or parked. It raises only
+    when the same messages should come again.
+    """
+
+    consumer: str
+    topics: tuple[str, ...]
+    receive: Callable[[Sequence[Message]], Awaitable[None]]
+
+
+class Bus(Protocol):
+    """Carries messages from publishers to every consumer that subscribed."""
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Registers a consumer; before `start`."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Returns once the bus answers for the messages; raises when it may have lost some."""
+
+    async def start(self) -> None:
+        """Begins to deliver."""
+
+    async def stop(self) -> None:
+        """Ends delivery; what was published and not taken comes again after the next start."""
+
+
+def partition_of(key: str) -> int:
+    """The partition of a key: murmur2 as Kafka's own clients compute it, so that all publishers agree."""
+    return (_murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS
+
+
+def _murmur2(data: bytes) -> int:
+    mask, m = 0xFFFFFFFF, 0x5BD1E995
+    h = (0x9747B28C ^ len(data)) & mask
+    whole = len(data) - len(data) % 4
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * m & mask
+        k = (k ^ k >> 24) * m & mask
+        h = (h * m & mask) ^ k
+    if tail := data[whole:]:
+        h = (h ^ int.from_bytes(tail, "little")) * m & mask
+    h = (h ^ h >> 13) * m & mask
+    return h ^ h >> 15

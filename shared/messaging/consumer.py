@@ -1,0 +1,282 @@
+"""Takes messages in batches and turns each into its effect exactly once.
+
+Inbox row, effect and resulting outbox rows commit together; handlers take lists. A message that fails for
+a reason that will not go away is parked with its error, and later ones of its key wait behind it.
+"""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+from uuid import NAMESPACE_OID, uuid5
+
+import sqlalchemy as sa
+import structlog
+from pydantic import ValidationError
+
+from shared.events.base import Envelope, Event
+from shared.events.catalogue import topic_of
+from shared.messaging.bus import Message
+from shared.storage.database import insert_new, is_transient
+from shared.storage.tables import Plumbing
+from shared.storage.work import Cause, Work
+
+E_co = TypeVar("E_co", bound=Event, covariant=True)
+W = TypeVar("W", bound=Work)
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Received(Generic[E_co]):
+    """A new event with what its envelope says: id, partition, time of the fact, and its cause."""
+
+    event: E_co
+    id: str
+    partition: int
+    time: datetime
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """An event type and the handler that takes the list of new events of it."""
+
+    event: type[Event]
+    handler: Callable[[Any, Sequence[Any]], None]
+
+
+def on(event: type[Event], handler: Callable[[Any, Sequence[Any]], None]) -> Reaction:
+    """One line of a service's SUBSCRIPTIONS table."""
+    return Reaction(event, handler)
+
+
+class Run(Protocol):
+    """Runs a function of a work in a transaction of its own."""
+
+    def __call__(self, do: Callable[[Any], T], /) -> Awaitable[T]:
+        """Returns what `do` returned, after the commit."""
+
+
+KeyHook = Callable[[Any, str], None]
+"""Called with a work and a subject when a key is parked or released."""
+
+
+class Consumer:
+    """One service's reader of the other services' topics."""
+
+    def __init__(
+        self,
+        service: str,
+        reactions: Sequence[Reaction],
+        plumbing: Plumbing,
+        run: Run,
+        *,
+        on_parked: KeyHook = lambda work, subject: None,
+        on_released: KeyHook = lambda work, subject: None,
+    ) -> None:
+        self.service = service
+        self._handlers = {reaction.event.name: reaction for reaction in reactions}
+        self._plumbing = plumbing
+        self._run = run
+        self._on_parked = on_parked
+        self._on_released = on_released
+        self.counts: Counter[str] = Counter()
+        """handled, duplicate, diverted, parked: messages since the start of the process."""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topics this service reads."""
+        return tuple(sorted({topic_of(name) for name in self._handlers}))
+
+    async def receive(self, batch: Sequence[Message]) -> None:
+        """Commits or parks every message of the batch; raises when the same batch should come again."""
+        if not batch:
+            return
+        try:
+            counts = await self._run(lambda work: self._apply(work, batch))
+        except Exception as error:
+            if is_transient(error):
+                raise
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self.receive(batch[:middle])
+                await self.receive(batch[middle:])
+                return
+            reason = describe(error)
+            counts = await self._run(lambda work: self._park(work, batch[0], reason))
+            log.warning("message_parked", service=self.service, subject=batch[0].key, reason=reason)
+        self.counts.update(counts)
+
+    async def redrive(self, topic: str, subject: str) -> int:
+        """Handles a parked key's messages again, oldest first; stops at the first that fails.
+
+        Returns how many went through. The key is released when none is left.
+        """
+        done = 0
+        while True:
+            try:
+                found = await self._run(lambda work: self._redrive_first(work, topic, subject))
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                await self._run(partial(self._still_failing, topic, subject, describe(error)))
+                return done
+            if not found:
+                return done
+            done += 1
+
+    # -- inside a transaction ----------------------------------------------------------------------
+
+    def _apply(self, work: Work, batch: Sequence[Message]) -> Counter[str]:
+        wanted = [
+            (message, envelope)
+            for message in batch
+            if (envelope := Envelope.model_validate_json(message.value)).type in self._handlers
+        ]
+        first = {envelope.id: (message, envelope) for message, envelope in reversed(wanted)}
+        ids = list(dict.fromkeys(envelope.id for _, envelope in wanted))
+        claimed = {
+            row[0]
+            for row in insert_new(
+                work.db,
+                self._plumbing.inbox,
+                [{"id": id_, "received_at": work.wall} for id_ in ids],
+                key=["id"],
+            )
+        }
+        new = [first[id_] for id_ in ids if id_ in claimed]
+        parked = self._parked_keys(work, new)
+        diverted = [pair for pair in new if (pair[0].topic, pair[0].key) in parked]
+        self._insert_parked(work, [(message, envelope.id, None) for message, envelope in diverted])
+        going = [pair for pair in new if (pair[0].topic, pair[0].key) not in parked]
+        self._handle(work, going)
+        return Counter(handled=len(going), duplicate=len(wanted) - len(new), diverted=len(diverted))
+
+    def _handle(self, work: Work, pairs: Sequence[tuple[Message, Envelope]]) -> None:
+        received = []
+        for message, envelope in pairs:
+            event = self._handlers[envelope.type].event.model_validate(envelope.data)
+            cause = Cause(envelope.source.strip("/"), envelope.correlationid)
+            received.append(Received(event, envelope.id, message.partition, envelope.time, cause))
+        for event_type, group in rounds(received):
+            self._handlers[event_type.name].handler(work, group)
+
+    def _park(self, work: Work, message: Message, reason: str) -> Counter[str]:
+        id_ = _id_of(message)
+        if not insert_new(work.db, self._plumbing.inbox, [{"id": id_, "received_at": work.wall}], key=["id"]):
+            return Counter(duplicate=1)
+        is_first = not self._parked_keys(work, [(message, None)])  # in any topic
+        self._insert_parked(work, [(message, id_, reason)])
+        if is_first:
+            self._on_parked(work, message.key)
+        return Counter(parked=1)
+
+    def _parked_keys(self, work: Work, pairs: Iterable[tuple[Message, Any]]) -> set[tuple[str, str]]:
+        table = self._plumbing.parked
+        subjects = {message.key for message, _ in pairs}
+        if not subjects:
+            return set()
+        found = work.db.execute(
+            sa.select(table.c.topic, table.c.subject).distinct().where(table.c.subject.in_(subjects))
+        )
+        return {(row.topic, row.subject) for row in found}
+
+    def _insert_parked(self, work: Work, rows: Sequence[tuple[Message, str, str | None]]) -> None:
+        work.insert(
+            self._plumbing.parked,
+            [
+                {
+                    "id": id_,
+                    "topic": message.topic,
+                    "subject": message.key,
+                    "partition": message.partition,
+                    "value": message.value,
+                    "error": reason,
+                    "attempts": 0 if reason is None else 1,
+                    "parked_at": work.wall,
+                }
+                for message, id_, reason in rows
+            ],
+        )
+
+    def _first_parked(self, work: Work, topic: str, subject: str) -> Any:
+        table = self._plumbing.parked
+        return work.db.execute(
+            sa.select(table)
+            .where(table.c.topic == topic, table.c.subject == subject)
+            .order_by(table.c.seq)
+            .limit(1)
+        ).first()
+
+    def _redrive_first(self, work: Work, topic: str, subject: str) -> bool:
+        table = self._plumbing.parked
+        row = self._first_parked(work, topic, subject)
+        if row is None:
+            return False
+        message = Message(row.topic, row.partition, row.subject, row.value)
+        self._handle(work, [(message, Envelope.model_validate_json(row.value))])
+        work.db.execute(sa.delete(table).where(table.c.seq == row.seq))
+        if not self._parked_keys(work, [(message, None)]):  # in no topic any more
+            self._on_released(work, subject)
+        return True
+
+    def _still_failing(self, topic: str, subject: str, reason: str, work: Work) -> None:
+        table = self._plumbing.parked
+        row = self._first_parked(work, topic, subject)
+        if row is not None:
+            work.db.execute(
+                sa.update(table)
+                .where(table.c.seq == row.seq)
+                .values(error=reason, attempts=table.c.attempts + 1)
+            )
+
+
+def rounds(received: Sequence[Received[Any]]) -> list[tuple[type[Event], list[Received[Any]]]]:
+    """Cuts a list into calls of one event type each, so that no key changes its order.
+
+    A key that comes again under another type starts a later round; a broadcast stands behind all that came
+    before it and in front of all that come after.
+    """
+    groups: dict[tuple[int, type[Event]], list[Received[Any]]] = {}
+    last: dict[str, tuple[int, type[Event]]] = {}
+    floor = top = 0
+    for item in received:
+        kind = type(item.event)
+        if kind.broadcast:
+            level = top = top + 1
+            floor = top = top + 1
+            last.clear()
+        else:
+            level, before = last.get(item.event.subject, (floor, kind))
+            if before is not kind:
+                level += 1
+            last[item.event.subject] = (level, kind)
+            top = max(top, level)
+        groups.setdefault((level, kind), []).append(item)
+    return [(kind, items) for (_, kind), items in sorted(groups.items(), key=lambda group: group[0][0])]
+
+
+def describe(error: Exception) -> str:
+    """An error as it may be stored and shown: its type and place, without any value of the message."""
+    if isinstance(error, ValidationError):
+        places = ", ".join(
+            f"{'/'.join(map(str, item['loc']))}: {item['type']}" for item in error.errors(include_input=False)
+        )
+        return f"ValidationError at {places}"
+    frame = error.__traceback__
+    while frame and frame.tb_next:
+        frame = frame.tb_next
+    place = f" in {frame.tb_frame.f_code.co_name}, line {frame.tb_lineno}" if frame else ""
+    return f"{type(error).__name__}{place}"
+
+
+def _id_of(message: Message) -> str:
+    """The envelope's id, or a stable stand-in for a message that cannot be read at all."""
+    try:
+        return Envelope.model_validate_json(message.value).id
+    except ValidationError:
+        return str(uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}"))

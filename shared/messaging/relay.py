@@ -1,0 +1,100 @@
+"""Moves committed facts from the outbox to the bus, and then to the event log.
+
+One relay per service publishes at a time: it holds a lease with an expiry and an epoch. It reads what is
+not yet published, never "after the last position": a lower number can commit later than a higher one.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared.events.base import Envelope
+from shared.messaging.bus import Bus, Message, partition_of
+from shared.storage.tables import Plumbing
+from shared.storage.work import Work
+
+BATCH = 500
+LEASE = timedelta(seconds=10)
+
+
+class Relay:
+    """Publishes one service's facts. `run` runs a write, `read` a read of its database."""
+
+    def __init__(
+        self,
+        *,
+        source: str,
+        holder: str,
+        plumbing: Plumbing,
+        bus: Bus,
+        run: Callable[[Callable[[Any], Any]], Awaitable[Any]],
+        read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
+    ) -> None:
+        self._source = source
+        self._holder = holder
+        self._plumbing = plumbing
+        self._bus = bus
+        self._run = run
+        self._read = read
+        self._epoch: int | None = None
+
+    async def step(self) -> bool:
+        """Publishes one batch; True when it did. Raises when the bus or the database failed."""
+        rows = await self._read(self._unpublished)
+        if not rows:
+            return False
+        self._epoch = await self._run(self._take_lease)
+        if self._epoch is None:
+            return False  # another process publishes
+        await self._bus.publish([_message(self._source, row) for row in rows])
+        await self._run(lambda work: self._move([row.seq for row in rows], work))
+        return True
+
+    def _unpublished(self, db: sa.Connection) -> list[Any]:
+        outbox = self._plumbing.outbox
+        return list(db.execute(sa.select(outbox).order_by(outbox.c.seq).limit(BATCH)))
+
+    def _take_lease(self, work: Work) -> int | None:
+        table = self._plumbing.relay_lease
+        lease = work.db.execute(sa.select(table).with_for_update()).first()
+        fresh = {"holder": self._holder, "expires_at": work.wall + LEASE}
+        if lease is None:
+            work.insert(table, [{"id": 1, "epoch": 1, **fresh}])
+            return 1
+        if lease.holder == self._holder and lease.epoch == self._epoch:
+            if lease.expires_at - work.wall < LEASE / 2:
+                work.db.execute(sa.update(table).values(**fresh))
+            return int(lease.epoch)
+        if lease.expires_at > work.wall and lease.holder != self._holder:
+            return None
+        epoch = int(lease.epoch) + 1
+        work.db.execute(sa.update(table).values(epoch=epoch, **fresh))
+        return epoch
+
+    def _move(self, seqs: list[int], work: Work) -> None:
+        lease, outbox, event_log = self._plumbing.relay_lease, self._plumbing.outbox, self._plumbing.event_log
+        if work.db.scalar(sa.select(lease.c.epoch)) != self._epoch:
+            return  # the lease went on: its new holder publishes these again, and consumers know them
+        columns = [column.name for column in outbox.c]
+        published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(
+            outbox.c.seq.in_(seqs)
+        )
+        work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
+        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
+
+
+def _message(source: str, row: Any) -> Message:
+    envelope = Envelope(
+        id=row.id,
+        source=f"/{source}",
+        type=row.type,
+        subject=row.subject,
+        time=row.time,
+        correlationid=row.correlation,
+        partition=row.partition,
+        data=row.data,
+    )
+    partition = partition_of(row.subject) if row.partition is None else row.partition
+    return Message(source, partition, row.subject, envelope.model_dump_json(exclude_none=True).encode())

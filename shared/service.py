@@ -1,0 +1,430 @@
+"""What every service is made of: one core that reads and writes, loops that never stop, operational routes.
+
+`assemble` turns a service's own parts (routes, reactions, duties) into a running whole; each service's
+`app.build` calls it and nothing else wires anything.
+"""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import sqlalchemy as sa
+import structlog
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from sqlalchemy.exc import DBAPIError
+
+from shared.auth import KeySource, LocalIssuer, Verifier, jwks_file
+from shared.clock import Clock
+from shared.errors import Problem
+from shared.events.catalogue import TOPICS
+from shared.http import Body, Caller, StrictRoute, Text, access, caller, install, public
+from shared.messaging.bus import Bus, Subscription
+from shared.messaging.consumer import Consumer, KeyHook, Reaction
+from shared.messaging.relay import Relay
+from shared.metrics import Metrics
+from shared.privacy import KeyRing, Purpose
+from shared.settings import ServiceSettings
+from shared.storage.committer import Command, Committer
+from shared.storage.database import Database, is_transient
+from shared.storage.idempotency import Answer, IdempotencyKey
+from shared.storage.migrations import upgrade
+from shared.storage.tables import Plumbing
+from shared.storage.work import Work
+
+W = TypeVar("W", bound=Work)
+T = TypeVar("T")
+
+POLL_SECONDS = 0.25
+"""How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
+
+RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
+"""Waits after a failed step of a loop; the last one repeats."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Duty:
+    """Work that time asks for.
+
+    `step` does one portion and returns True when it did something; it is called again at once then.
+    `next_due(db, now)` is the business instant of the earliest thing to do, at or before `now` when
+    something is due or in flight, None when nothing is scheduled. It also answers `GET /demo/quiet`.
+    """
+
+    name: str
+    step: Callable[[], Awaitable[bool]]
+    next_due: Callable[[sa.Connection, datetime], datetime | None]
+
+
+class Core(Generic[W]):
+    """Reads and writes of one service, opened as its settings say; on `app.state.core`.
+
+    `make_work` opens the service's Work on a connection. `keys` are the keys of the service's own records.
+    """
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        *,
+        clock: Clock,
+        plumbing: Plumbing,
+        make_work: Callable[[sa.Connection], W],
+    ) -> None:
+        self.name = settings.service
+        self.settings = settings
+        self.clock = clock
+        self.plumbing = plumbing
+        self.database = Database(settings.database)
+        self.keys = KeyRing.load_or_create(settings.keys)
+        self.metrics = Metrics(self.name)
+        self.auth = Verifier(key_source(settings, clock), clock, issuer=settings.issuer)
+        self.alarms: list[asyncio.Event] = []
+        self.committer = Committer(
+            self.database,
+            plumbing,
+            make_work,
+            cipher=self.keys.cipher(Purpose.IDEMPOTENCY),
+            committed=self._wake_from_thread,
+        )
+        self._fingerprints = self.keys.index(Purpose.IDEMPOTENCY)
+        self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"{self.name}-read")
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def run(self, do: Callable[[W], T], *, urgent: bool = False) -> T:
+        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits."""
+        return await self.committer.run(do, urgent=urgent)
+
+    async def call(
+        self,
+        command: Command,
+        item: Any,
+        *,
+        respond: Callable[[Any], Answer] | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> Any:
+        """Runs one item of a command; returns its outcome, or `respond(outcome)`; raises Problem."""
+        try:
+            return await self.committer.call(command, item, respond=respond, key=key)
+        except DBAPIError as error:
+            raise _unavailable() if is_transient(error) else error from error
+
+    async def read(self, ask: Callable[[sa.Connection], T]) -> T:
+        """Asks the database in a reading thread."""
+
+        def ask_in_thread() -> T:
+            with self.database.read() as db:
+                return ask(db)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, ask_in_thread)
+        except DBAPIError as error:
+            raise _unavailable() if is_transient(error) else error from error
+
+    def fingerprint(self, request: bytes) -> str:
+        """A keyed digest of a request, to tell whether a repeated key means the same one."""
+        return self._fingerprints.of(request.decode("utf-8", "surrogateescape"))
+
+    def wake(self) -> None:
+        """Lets every loop look at once: something was committed, or the clock jumped."""
+        for alarm in self.alarms:
+            alarm.set()
+
+    def _wake_from_thread(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.wake)
+
+    def start(self) -> None:
+        """Starts the committer; called in the event loop that serves."""
+        self._loop = asyncio.get_running_loop()
+        self.committer.start()
+
+    def stop(self) -> None:
+        """Finishes waiting writes and gives the connections back."""
+        self.committer.stop()
+        self._readers.shutdown()
+        self.database.close()
+
+
+class Service(Generic[W]):
+    """A service that can be started, watched and stopped."""
+
+    def __init__(
+        self,
+        core: Core[W],
+        app: FastAPI,
+        *,
+        migrations: Path,
+        consumer: Consumer | None,
+        relay: Relay | None,
+        duties: Sequence[Duty],
+        at_start: Callable[[W], None] | None,
+    ) -> None:
+        self.name = core.name
+        self.core = core
+        self.app = app
+        self.consumer = consumer
+        self._migrations = migrations
+        self._relay = relay
+        self._duties = tuple(duties)
+        self._at_start = at_start
+        self._loops: list[asyncio.Task[None]] = []
+        self.failing: set[str] = set()
+        """Names of the loops whose last step failed."""
+
+    async def start(self) -> None:
+        """Migrates the database, puts right what a dead process left, and starts the loops."""
+        await asyncio.to_thread(upgrade, self.core.database, self._migrations)
+        self.core.start()
+        if self._at_start is not None:
+            await self.core.run(self._at_start)
+        if self._relay is not None:
+            self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
+        for duty in self._duties:
+            self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
+
+    async def stop(self) -> None:
+        """Ends the loops; what they had not finished is found again at the next start."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops.clear()
+        await asyncio.to_thread(self.core.stop)
+
+    async def quiet(self) -> tuple[bool, datetime | None]:
+        """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
+        if not self.core.committer.idle:
+            return False, None
+        now = self.core.clock.now()
+
+        def ask(db: sa.Connection) -> tuple[bool, datetime | None]:
+            if db.scalar(sa.select(sa.exists(sa.select(self.core.plumbing.outbox.c.seq)))):
+                return False, None
+            dues = [due for duty in self._duties if (due := duty.next_due(db, now)) is not None]
+            earliest = min(dues, default=None)
+            return earliest is None or earliest > now, earliest
+
+        return await self.core.read(ask)
+
+    async def _when_due(self, duty: Duty) -> bool:
+        now = self.core.clock.now()
+        due = await self.core.read(lambda db: duty.next_due(db, now))
+        return due is not None and due <= now and await duty.step()
+
+    async def _repeat(self, name: str, step: Callable[[], Awaitable[bool]]) -> None:
+        failures_total = self.core.metrics.counter("loop_failures_total", "Failed steps of a loop", ["loop"])
+        alarm = asyncio.Event()
+        self.core.alarms.append(alarm)
+        failures = 0
+        while True:
+            alarm.clear()
+            try:
+                progressed = await step()
+            except Exception as error:  # noqa: BLE001 - a loop that must never end: counted, logged, tried again
+                self.failing.add(name)
+                failures_total.labels(name).inc()
+                log.warning("loop_failed", service=self.name, loop=name, error=type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+                failures += 1
+                continue
+            failures = 0
+            self.failing.discard(name)
+            if not progressed:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(alarm.wait(), POLL_SECONDS)
+
+
+def assemble(
+    core: Core[W],
+    bus: Bus,
+    *,
+    card: str,
+    routers: Sequence[APIRouter],
+    migrations: Path,
+    reactions: Sequence[Reaction] = (),
+    duties: Sequence[Duty] = (),
+    on_parked: KeyHook = lambda work, subject: None,
+    on_released: KeyHook = lambda work, subject: None,
+    at_start: Callable[[W], None] | None = None,
+) -> Service[W]:
+    """Puts a service together. `card` is the description in its OpenAPI document.
+
+    `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left.
+    """
+    consumer = None
+    if reactions:
+        consumer = Consumer(
+            core.name, reactions, core.plumbing, core.run, on_parked=on_parked, on_released=on_released
+        )
+        bus.subscribe(Subscription(core.name, consumer.topics, consumer.receive))
+    relay = Relay(
+        source=core.name,
+        # Embedded, a file lock refuses a second process, so the lease of a killed one is our own.
+        holder=core.name if core.settings.mode == "embedded" else secrets.token_hex(16),
+        plumbing=core.plumbing,
+        bus=bus,
+        run=core.run,
+        read=core.read,
+    )
+    app = FastAPI(
+        title=f"yingbao {core.name}",
+        description=card,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    service = Service(
+        core, app, migrations=migrations, consumer=consumer, relay=relay, duties=duties, at_start=at_start
+    )
+    app.state.core = core
+    app.state.service = service
+    install(app, clock=core.clock, metrics=core.metrics, rate_limit_per_s=core.settings.rate_limit_per_s)
+    for router in (*routers, _operations(demo=core.settings.demo)):
+        app.include_router(router)
+    return service
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    await app.state.service.start()
+    try:
+        yield
+    finally:
+        await app.state.service.stop()
+
+
+def key_source(settings: ServiceSettings, clock: Clock) -> KeySource:
+    """Where the public keys that sign bearer tokens come from: a JWKS file, or the local issuer."""
+    if settings.jwks_file is not None:
+        return jwks_file(settings.jwks_file)
+    return LocalIssuer(settings.issuer_key, clock, issuer=settings.issuer).jwks
+
+
+def _unavailable() -> Problem:
+    return Problem(
+        503,
+        "storage_unavailable",
+        zh="数据库暂不可用，请稍后重试",
+        en="The database is away; try again",
+        retry_after=2,
+    )
+
+
+# -- operational routes --------------------------------------------------------------------------------
+
+
+class Redrive(Body):
+    """Which parked key to handle again."""
+
+    topic: Annotated[str, Text(32)]
+    subject: Annotated[str, Text(64)]
+
+
+def _operations(*, demo: bool) -> APIRouter:
+    router = APIRouter(route_class=StrictRoute)
+    probe = public("probes of whoever runs the process; they show nothing of anybody")
+
+    @router.get("/health/live", dependencies=[probe], tags=["operations"])
+    async def live() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "live"}
+
+    @router.get("/health/ready", dependencies=[probe], tags=["operations"])
+    async def ready(request: Request) -> dict[str, Any]:
+        """The database answers. A loop that fails is `degraded`: requests still work."""
+        service: Service[Any] = request.app.state.service
+        await service.core.read(
+            lambda db: db.scalar(sa.select(sa.func.count()).select_from(service.core.plumbing.relay_lease))
+        )
+        return {"status": "ready", "degraded": sorted(service.failing)}
+
+    @router.get(
+        "/metrics",
+        dependencies=[public("scraped inside the network; holds counts only")],
+        tags=["operations"],
+    )
+    async def metrics(request: Request) -> Response:
+        """Prometheus metrics of this service."""
+        service: Service[Any] = request.app.state.service
+        await _measure(service)
+        return Response(service.core.metrics.render(), media_type=service.core.metrics.content_type)
+
+    @router.get("/openapi.json", dependencies=[public("the contract of this API")], include_in_schema=False)
+    async def contract(request: Request) -> dict[str, Any]:
+        return request.app.openapi()  # type: ignore[no-any-return]
+
+    @router.get("/v1/parked", dependencies=[access("operations")], tags=["operations"])
+    async def parked(request: Request) -> dict[str, Any]:
+        """Keys with a message that failed for good, how many wait behind it, and why it failed."""
+        core: Core[Any] = request.app.state.core
+        return {"items": await core.read(lambda db: _parked_keys(db, core.plumbing.parked))}
+
+    @router.post("/v1/parked/redrive", dependencies=[access("operations")], tags=["operations"])
+    async def redrive(
+        body: Redrive, request: Request, who: Annotated[Caller, Depends(caller)]
+    ) -> dict[str, Any]:
+        """Handles the messages of a parked key again, oldest first; stops at the first that still fails."""
+        service: Service[Any] = request.app.state.service
+        if service.consumer is None or body.topic not in TOPICS:
+            raise Problem(
+                404, "not_found", zh="本服务不接收该主题", en="This service does not read that topic"
+            )
+        handled = await service.consumer.redrive(body.topic, body.subject)
+        await service.core.run(
+            lambda work: work.audit(
+                "parked.redriven", body.subject, cause=who.cause, topic=body.topic, handled=handled
+            )
+        )
+        return {"handled": handled}
+
+    if demo:
+
+        @router.get("/demo/quiet", dependencies=[public("exists in demo and test modes only")], tags=["demo"])
+        async def quiet(request: Request) -> dict[str, Any]:
+            """Whether nothing is due or in flight, and the next instant something is."""
+            still, due = await request.app.state.service.quiet()
+            return {"quiet": still, "next_due": due}
+
+    return router
+
+
+def _parked_keys(db: sa.Connection, table: sa.Table) -> list[dict[str, Any]]:
+    keys = sa.select(
+        table.c.topic,
+        table.c.subject,
+        sa.func.count().label("messages"),
+        sa.func.min(table.c.parked_at).label("since"),
+        sa.func.max(table.c.attempts).label("attempts"),
+        sa.func.max(table.c.error).label("error"),
+    ).group_by(table.c.topic, table.c.subject)
+    return [dict(row._mapping) for row in db.execute(keys.order_by("since"))]
+
+
+async def _measure(service: Service[Any]) -> None:
+    """Reads the gauges that live in the database."""
+    core = service.core
+    outbox, parked = core.plumbing.outbox, core.plumbing.parked
+    rows, oldest, parked_rows = await core.read(
+        lambda db: (
+            *db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.time)).select_from(outbox)).one(),
+            db.scalar(sa.select(sa.func.count()).select_from(parked)),
+        )
+    )
+    age = 0.0 if oldest is None else max((core.clock.now() - oldest).total_seconds(), 0.0)
+    core.metrics.gauge("outbox_rows", "Facts committed and not yet published").set(rows)
+    core.metrics.gauge("outbox_age_seconds", "Age of the oldest unpublished fact").set(age)
+    core.metrics.gauge("parked_messages", "Messages parked after an error, and those behind them").set(
+        parked_rows
+    )
+    if service.consumer is not None:
+        counts = core.metrics.gauge("consumed_messages", "Messages since the start, by outcome", ["outcome"])
+        for outcome, number in service.consumer.counts.items():
+            counts.labels(outcome).set(number)

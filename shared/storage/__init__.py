@@ -1,0 +1,1 @@
+"""Everything that touches a database: one transaction is a Work, one writer is the Committer."""

@@ -1,0 +1,336 @@
+"""The one writer of a service: a thread that runs every change, grouping requests into one commit.
+
+Requests that arrive together share a transaction and are answered after it commits. There are no
+savepoints: when a group fails it is run again, each request in a transaction of its own, so a command
+touches nothing but the database. See docs/adr/0003-one-committer.md.
+"""
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+from shared.errors import Problem
+from shared.privacy import Cipher
+from shared.storage.database import Database, is_transient
+from shared.storage.idempotency import Answer, IdempotencyKey
+from shared.storage.tables import Plumbing
+from shared.storage.work import Work
+
+W = TypeVar("W", bound=Work)
+T = TypeVar("T")
+
+GROUP = 128
+"""Most requests that share a transaction."""
+
+WAITING = 4_000
+"""Most requests that may wait; more are refused with 503, so that no caller waits in vain."""
+
+TRIES = 3
+"""How often a transaction is tried when the database fails it."""
+
+_LIST = "_is_list_command"
+
+
+class Command(Protocol):
+    """A use case: takes a work and one item (or, marked as a list command, a list) and answers."""
+
+    __name__: str
+
+    def __call__(self, work: Any, item: Any, /) -> Any:
+        """Runs; an ordinary command raises Problem, a list command returns one answer per item."""
+
+
+def list_command(command: T) -> T:
+    """Marks a command that takes a list of items and returns an outcome or a Problem for each."""
+    setattr(command, _LIST, True)
+    return command
+
+
+@dataclass(eq=False)
+class _Job:
+    """Something that somebody waits for."""
+
+    loop: asyncio.AbstractEventLoop
+    done: "asyncio.Future[Any]"
+
+
+@dataclass(eq=False)
+class _Task(_Job):
+    do: Callable[[Any], Any]
+
+
+@dataclass(eq=False)
+class _Call(_Job):
+    command: Command
+    item: Any
+    respond: Callable[[Any], Answer] | None
+    key: IdempotencyKey | None
+
+
+class Committer(Generic[W]):
+    """Runs every write of one service.
+
+    `make_work` opens a Work on a connection; `committed` is called, in the thread, after each commit that
+    changed something.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        plumbing: Plumbing,
+        make_work: Callable[[sa.Connection], W],
+        *,
+        cipher: Cipher,
+        committed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._plumbing = plumbing
+        self._make_work = make_work
+        self._cipher = cipher
+        self._committed = committed
+        self._ready = threading.Condition()
+        self._urgent: deque[_Task] = deque()
+        self._tasks: deque[_Task] = deque()
+        self._calls: deque[_Call] = deque()
+        self._keys_in_progress: set[tuple[str, str, str]] = set()
+        self._busy = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    # -- asking, from any event loop ---------------------------------------------------------------
+
+    async def run(self, do: Callable[[W], T], *, urgent: bool = False) -> T:
+        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits."""
+        loop = asyncio.get_running_loop()
+        task = _Task(loop, loop.create_future(), do)
+        self._enqueue(self._urgent if urgent else self._tasks, task)
+        result: T = await task.done
+        return result
+
+    async def call(
+        self,
+        command: Command,
+        item: Any,
+        *,
+        respond: Callable[[Any], Answer] | None = None,
+        key: IdempotencyKey | None = None,
+    ) -> Any:
+        """Runs one item of a command together with what else waits.
+
+        Returns the outcome, or the Answer that `respond` makes of it. With a key, an answer given before
+        is given again; the same key with another body is refused (422), one in progress too (409).
+        """
+        if len(self._calls) >= WAITING:
+            raise Problem(
+                503, "busy", zh="系统繁忙，请稍后重试", en="Too much is waiting; try again", retry_after=1
+            )
+        loop = asyncio.get_running_loop()
+        call = _Call(loop, loop.create_future(), command, item, respond, key)
+        if key is None:
+            self._enqueue(self._calls, call)
+            return await call.done
+        identity = (key.client, key.route, key.key)
+        if identity in self._keys_in_progress:
+            raise Problem(
+                409,
+                "idempotency_in_progress",
+                zh="同一 Idempotency-Key 的请求正在处理，请稍后重试",
+                en="A request with this Idempotency-Key is in progress; try again",
+                retry_after=1,
+            )
+        self._keys_in_progress.add(identity)
+        # Whoever asked may leave; the key is free only when the request itself is done.
+        call.done.add_done_callback(lambda _: self._keys_in_progress.discard(identity))
+        self._enqueue(self._calls, call)
+        return await asyncio.shield(call.done)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        with self._ready:
+            return not (self._busy or self._urgent or self._tasks or self._calls)
+
+    # -- life --------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="committer", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finishes what waits, then ends the thread."""
+        with self._ready:
+            self._stopping = True
+            self._ready.notify()
+        if self._thread:
+            self._thread.join()
+
+    # -- the thread --------------------------------------------------------------------------------
+
+    def _enqueue(self, queue: "deque[Any]", job: _Job) -> None:
+        with self._ready:
+            if self._stopping:
+                raise Problem(
+                    503, "stopping", zh="服务正在停止，请重试", en="Stopping; try again", retry_after=1
+                )
+            queue.append(job)
+            self._ready.notify()
+
+    def _serve(self) -> None:
+        while True:
+            with self._ready:
+                self._busy = False
+                while not (self._urgent or self._tasks or self._calls):
+                    if self._stopping:
+                        return
+                    self._ready.wait()
+                self._busy = True
+                urgent = self._urgent.popleft() if self._urgent else None
+                calls = [] if urgent else [self._calls.popleft() for _ in range(min(GROUP, len(self._calls)))]
+                task = urgent or (self._tasks.popleft() if self._tasks else None)
+            # One group of requests and one task take turns, so that neither starves the other.
+            if calls:
+                self._run_calls(calls)
+            if task:
+                self._run_task(task)
+
+    def _run_calls(self, calls: Sequence[_Call]) -> None:
+        try:
+            outcomes = self._transaction(lambda work: self._outcomes(work, calls))
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
+            if len(calls) == 1:
+                _resolve([(calls[0], error)])
+                return
+            for call in calls:
+                self._run_calls([call])
+        else:
+            _resolve(list(zip(calls, outcomes, strict=True)))
+
+    def _run_task(self, task: _Task) -> None:
+        try:
+            outcome = self._transaction(task.do)
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
+            outcome = error
+        _resolve([(task, outcome)])
+
+    def _transaction(self, do: Callable[[W], T]) -> T:
+        for attempt in range(1, TRIES + 1):
+            try:
+                with self._database.write() as db:
+                    work = self._make_work(db)
+                    result = do(work)
+                    work.flush()
+                    changed = work.writes > 0
+            except Exception as error:
+                if attempt == TRIES or not is_transient(error):
+                    raise
+            else:
+                if changed:
+                    self._committed()
+                return result
+        raise AssertionError("the last attempt raises")
+
+    def _outcomes(self, work: W, calls: Sequence[_Call]) -> list[Any]:
+        """Outcome, Answer or Problem for each call, in order; raises when the group must be split."""
+        outcomes: dict[_Call, Any] = self._replays(work, [call for call in calls if call.key])
+        groups: dict[Command, list[_Call]] = {}
+        for call in calls:
+            if call not in outcomes:
+                groups.setdefault(call.command, []).append(call)
+        # Requests that wait at the same time have no order among each other; those of one command keep theirs.
+        for command, group in groups.items():
+            if getattr(command, _LIST, False):
+                outcomes.update(zip(group, command(work, [call.item for call in group]), strict=True))
+            else:
+                outcomes.update((call, self._one(work, call, alone=len(calls) == 1)) for call in group)
+            for call in group:
+                if call.respond and not isinstance(outcomes[call], Problem):
+                    outcomes[call] = call.respond(outcomes[call])
+        self._store_answers(work, groups, outcomes)
+        return [outcomes[call] for call in calls]
+
+    def _one(self, work: W, call: _Call, *, alone: bool) -> Any:
+        before = work.writes
+        try:
+            return call.command(work, call.item)
+        except Problem as problem:
+            if alone or work.writes != before:
+                raise  # it had written something: only a rollback of its own takes that back
+            return problem
+
+    def _replays(self, work: W, calls: Sequence[_Call]) -> dict[_Call, Any]:
+        table = self._plumbing.idempotency
+        wanted = {(call.key.client, call.key.route, call.key.key): call for call in calls if call.key}
+        if not wanted:
+            return {}
+        found = work.db.execute(
+            sa.select(table).where(sa.tuple_(table.c.client, table.c.route, table.c.key).in_(list(wanted)))
+        )
+        return {
+            wanted[row.client, row.route, row.key]: self._replay(row, wanted[row.client, row.route, row.key])
+            for row in found
+        }
+
+    def _replay(self, row: Any, call: _Call) -> Answer | Problem:
+        if call.key is None or row.fingerprint != call.key.fingerprint:
+            return Problem(
+                422,
+                "idempotency_key_reused",
+                zh="该 Idempotency-Key 已用于另一请求，请换一个",
+                en="This Idempotency-Key was used for another request; use a new one",
+            )
+        stored = json.loads(self._cipher.open(row.answer, context=_context(call.key)))
+        return Answer(stored["status"], stored["body"], {**stored["headers"], "Idempotency-Replay": "true"})
+
+    def _store_answers(self, work: W, groups: dict[Command, list[_Call]], outcomes: dict[_Call, Any]) -> None:
+        rows = []
+        for group in groups.values():
+            for call in group:
+                answer = outcomes[call]
+                if call.key and isinstance(answer, Answer):
+                    plain = {"status": answer.status, "body": answer.body, "headers": dict(answer.headers)}
+                    sealed = self._cipher.seal(
+                        json.dumps(plain, ensure_ascii=False).encode(), context=_context(call.key)
+                    )
+                    rows.append(
+                        {
+                            "client": call.key.client,
+                            "route": call.key.route,
+                            "key": call.key.key,
+                            "fingerprint": call.key.fingerprint,
+                            "answer": sealed,
+                            "stored_at": work.wall,
+                        }
+                    )
+        work.insert(self._plumbing.idempotency, rows)
+
+
+def _context(key: IdempotencyKey) -> str:
+    return f"idempotency:{key.client}:{key.route}:{key.key}"
+
+
+def _resolve(results: "Sequence[tuple[_Job, Any]]") -> None:
+    """Wakes everybody who waits, once per event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Any]]] = {}
+    for job, outcome in results:
+        by_loop.setdefault(job.loop, []).append((job, outcome))
+    for loop, settled in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_settle, settled)
+
+
+def _settle(settled: "Sequence[tuple[_Job, Any]]") -> None:
+    for job, outcome in settled:
+        if job.done.done():
+            continue
+        if isinstance(outcome, BaseException):
+            job.done.set_exception(outcome)
+        else:
+            job.done.set_result(outcome)

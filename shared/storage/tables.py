@@ -1,0 +1,115 @@
+"""The tables that every service carries beside its own: outbox, log, inbox, parked, audit, idempotency, lease."""
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from shared.storage.types import Instant
+
+Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+"""A 64-bit key that the database counts up; never given out twice."""
+
+
+@dataclass(frozen=True)
+class Plumbing:
+    """The plumbing tables of one service, in that service's own MetaData."""
+
+    outbox: sa.Table
+    event_log: sa.Table
+    inbox: sa.Table
+    parked: sa.Table
+    audit: sa.Table
+    idempotency: sa.Table
+    relay_lease: sa.Table
+
+
+def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
+    """Adds the plumbing tables to a service's MetaData."""
+    return Plumbing(
+        outbox=sa.Table(
+            "outbox",
+            metadata,
+            sa.Column("seq", Serial, primary_key=True),
+            *_event_columns(),
+            comment="facts committed and not yet published; the relay moves them to event_log",
+            sqlite_autoincrement=True,
+        ),
+        event_log=sa.Table(
+            "event_log",
+            metadata,
+            sa.Column("seq", Serial, primary_key=True, autoincrement=False),
+            *_event_columns(),
+            sa.Column("published_at", Instant, nullable=False),
+            comment="every fact this service has published, append-only",
+        ),
+        inbox=sa.Table(
+            "inbox",
+            metadata,
+            sa.Column("id", sa.String(36), primary_key=True),
+            sa.Column("received_at", Instant, nullable=False),
+            comment="ids of the messages whose effects are committed here; kept longer than any topic",
+        ),
+        parked=sa.Table(
+            "parked",
+            metadata,
+            sa.Column("seq", Serial, primary_key=True),
+            sa.Column("id", sa.String(36), nullable=False, unique=True),
+            sa.Column("topic", sa.String(32), nullable=False),
+            sa.Column("subject", sa.String(64), nullable=False),
+            sa.Column("partition", sa.Integer, nullable=False),
+            sa.Column("value", sa.LargeBinary, nullable=False),
+            sa.Column("error", sa.Text, comment="None: it only waits behind the one that failed"),
+            sa.Column("attempts", sa.Integer, nullable=False),
+            sa.Column("parked_at", Instant, nullable=False),
+            sa.Index("parked_key", "topic", "subject", "seq"),
+            comment="messages that failed for a reason that will not go away, and those behind them",
+            sqlite_autoincrement=True,
+        ),
+        audit=sa.Table(
+            "audit",
+            metadata,
+            sa.Column("seq", Serial, primary_key=True),
+            sa.Column("at", Instant, nullable=False, comment="business time"),
+            sa.Column("wall", Instant, nullable=False),
+            sa.Column("actor", sa.String(128), nullable=False),
+            sa.Column("action", sa.String(64), nullable=False),
+            sa.Column("subject", sa.String(128), nullable=False),
+            sa.Column("correlation", sa.String(64), nullable=False),
+            sa.Column("details", sa.JSON, nullable=False),
+            sa.Index("audit_subject", "subject"),
+            comment="who did what to what, committed with the fact; no personal data in clear",
+            sqlite_autoincrement=True,
+        ),
+        idempotency=sa.Table(
+            "idempotency",
+            metadata,
+            sa.Column("client", sa.String(128), primary_key=True),
+            sa.Column("route", sa.String(256), primary_key=True),
+            sa.Column("key", sa.String(255), primary_key=True),
+            sa.Column("fingerprint", sa.String(64), nullable=False),
+            sa.Column("answer", sa.LargeBinary, nullable=False, comment="encrypted"),
+            sa.Column("stored_at", Instant, nullable=False),
+            comment="answers to requests that carried an Idempotency-Key",
+        ),
+        relay_lease=sa.Table(
+            "relay_lease",
+            metadata,
+            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("holder", sa.String(64), nullable=False),
+            sa.Column("epoch", sa.BigInteger, nullable=False),
+            sa.Column("expires_at", Instant, nullable=False),
+            comment="one row: which process publishes; it expires by wall time",
+        ),
+    )
+
+
+def _event_columns() -> tuple[sa.Column[object], ...]:
+    return (
+        sa.Column("id", sa.String(36), nullable=False, unique=True),
+        sa.Column("type", sa.String(64), nullable=False),
+        sa.Column("subject", sa.String(64), nullable=False),
+        sa.Column("partition", sa.Integer, comment="None: the subject decides"),
+        sa.Column("time", Instant, nullable=False),
+        sa.Column("correlation", sa.String(64), nullable=False),
+        sa.Column("data", sa.JSON, nullable=False),
+    )

@@ -1,0 +1,206 @@
+"""One writer: requests share commits, and each is answered as if it had been alone."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from shared.errors import Problem
+from shared.storage.idempotency import Answer, IdempotencyKey
+from shared.storage.work import Work
+from tests.support.probe import PLUMBING, Probe, Put, put_then_refuse, put_values, value
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Iterator[Probe]:
+    probe = Probe(tmp_path)
+    probe.committer.start()
+    yield probe
+    probe.committer.stop()
+    probe.database.close()
+
+
+class Held:
+    """Keeps the committer busy until released, so that requests pile up behind it."""
+
+    def __init__(self) -> None:
+        self.release = threading.Event()
+
+    def __call__(self, _work: Work) -> None:
+        self.release.wait(10)
+
+
+def together(probe: Probe, *calls: Any) -> list[Any]:
+    """Sends calls so that they wait at the same time; gives outcomes or exceptions."""
+
+    async def run() -> list[Any]:
+        held = Held()
+        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
+        waiting = [asyncio.ensure_future(call) for call in calls]
+        await asyncio.sleep(0)
+        held.release.set()
+        await blocker
+        return await asyncio.gather(*waiting, return_exceptions=True)
+
+    return asyncio.run(run())
+
+
+def key(name: str, fingerprint: str = "f") -> IdempotencyKey:
+    return IdempotencyKey("client", "POST /x", name, fingerprint)
+
+
+def created(outcome: str) -> Answer:
+    return Answer(201, {"outcome": outcome}, {"Location": "/x"})
+
+
+def test_requests_that_wait_together_share_one_commit(probe: Probe) -> None:
+    """Forty waiting requests are committed once and each gets its own answer."""
+    outcomes = together(probe, *(probe.committer.call(put_values, Put(f"k{n}", "v")) for n in range(40)))
+    assert outcomes == [f"set k{n}" for n in range(40)]
+    assert probe.commits == 1
+    assert len(probe.rows(PLUMBING.outbox)) == len(probe.rows(PLUMBING.audit)) == 40
+
+
+def test_a_refused_item_does_not_touch_its_neighbours(probe: Probe) -> None:
+    """A problem for one item of a list leaves the others committed."""
+    good, bad = together(
+        probe,
+        probe.committer.call(put_values, Put("a", "1")),
+        probe.committer.call(put_values, Put("b", "refuse")),
+    )
+    assert good == "set a"
+    assert isinstance(bad, Problem)
+    assert probe.contents() == {"a": "1"}
+
+
+def test_a_crash_in_a_group_is_answered_to_its_owner_alone(probe: Probe) -> None:
+    """A group that fails is run again one by one: the good ones commit, the bad one gets its error."""
+    good, bad, later = together(
+        probe,
+        probe.committer.call(put_values, Put("a", "1")),
+        probe.committer.call(put_values, Put("b", "crash")),
+        probe.committer.call(put_values, Put("c", "3")),
+    )
+    assert (good, later) == ("set a", "set c")
+    assert isinstance(bad, RuntimeError)
+    assert probe.contents() == {"a": "1", "c": "3"}
+    assert [row.subject for row in probe.rows(PLUMBING.outbox)] == ["a", "c"]
+
+
+def test_a_command_that_writes_and_then_refuses_leaves_nothing(probe: Probe) -> None:
+    """Neither its rows nor its events stay, alone or in company."""
+    good, bad = together(
+        probe,
+        probe.committer.call(put_values, Put("a", "1")),
+        probe.committer.call(put_then_refuse, Put("b", "2")),
+    )
+    assert good == "set a"
+    assert isinstance(bad, Problem)
+    assert bad.code == "too_late"
+    assert probe.contents() == {"a": "1"}
+    assert [row.subject for row in probe.rows(PLUMBING.outbox)] == ["a"]
+
+
+def test_a_repeated_key_gets_the_stored_answer_and_happens_once(probe: Probe) -> None:
+    """The second request is answered with the first's status, body and headers, marked as a replay."""
+
+    async def twice() -> list[Answer]:
+        return [
+            await probe.committer.call(put_values, Put("a", content), respond=created, key=key("k"))
+            for content in ("1", "2")
+        ]
+
+    first, second = asyncio.run(twice())
+    assert (second.status, second.body) == (first.status, first.body)
+    assert second.headers == {"Location": "/x", "Idempotency-Replay": "true"}
+    assert probe.contents() == {"a": "1"}
+    stored = probe.rows(PLUMBING.idempotency)[0].answer
+    assert b"set a" not in stored
+
+
+def test_a_key_with_another_body_is_refused(probe: Probe) -> None:
+    """422, and the first answer stays."""
+
+    async def twice() -> None:
+        await probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k"))
+        await probe.committer.call(put_values, Put("a", "2"), respond=created, key=key("k", "other"))
+
+    with pytest.raises(Problem) as refused:
+        asyncio.run(twice())
+    assert (refused.value.status, refused.value.code) == (422, "idempotency_key_reused")
+    assert probe.contents() == {"a": "1"}
+
+
+def test_a_key_in_progress_is_refused_with_a_time_to_retry(probe: Probe) -> None:
+    """409 while the first request waits; one happens."""
+    first, second = together(
+        probe,
+        probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k")),
+        probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k")),
+    )
+    assert first.status == 201
+    assert isinstance(second, Problem)
+    assert (second.status, second.retry_after) == (409, 1)
+
+
+def test_a_refusal_is_not_remembered(probe: Probe) -> None:
+    """Only committed answers are stored: after a refusal the same key may succeed."""
+
+    async def twice() -> Answer:
+        with pytest.raises(Problem):
+            await probe.committer.call(put_values, Put("a", "refuse"), respond=created, key=key("k"))
+        answer: Answer = await probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k"))
+        return answer
+
+    assert asyncio.run(twice()).status == 201
+
+
+def test_urgent_work_goes_before_what_waits(probe: Probe) -> None:
+    """Of tasks that wait, the urgent one runs first."""
+    order: list[str] = []
+
+    async def run() -> None:
+        held = Held()
+        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
+        slow = asyncio.ensure_future(probe.committer.run(lambda _: order.append("ordinary")))
+        fast = asyncio.ensure_future(probe.committer.run(lambda _: order.append("urgent"), urgent=True))
+        await asyncio.sleep(0)
+        held.release.set()
+        await asyncio.gather(blocker, slow, fast)
+
+    asyncio.run(run())
+    assert order == ["urgent", "ordinary"]
+
+
+def test_a_database_failure_is_tried_again(probe: Probe) -> None:
+    """A transaction that the database failed twice goes through the third time, once."""
+    tries = 0
+
+    def fails_twice(work: Work) -> None:
+        nonlocal tries
+        tries += 1
+        work.insert(value, [{"key": "a", "content": str(tries)}])
+        if tries < 3:
+            raise sa.exc.OperationalError("insert", None, Exception("locked"))
+
+    asyncio.run(probe.committer.run(fails_twice))
+    assert probe.contents() == {"a": "3"}
+
+
+def test_a_stop_finishes_what_was_accepted(tmp_path: Path) -> None:
+    """Requests that wait when the service stops are still answered, and are durable."""
+    probe = Probe(tmp_path)
+
+    async def run() -> list[Any]:
+        calls = [asyncio.ensure_future(probe.committer.call(put_values, Put(f"k{n}", "v"))) for n in range(5)]
+        await asyncio.sleep(0)
+        probe.committer.start()
+        await asyncio.to_thread(probe.committer.stop)
+        return await asyncio.gather(*calls)
+
+    assert asyncio.run(run()) == [f"set k{n}" for n in range(5)]
+    assert len(Probe(tmp_path).contents()) == 5

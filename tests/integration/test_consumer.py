@@ -1,0 +1,190 @@
+"""Messages become effects exactly once; poison stops its key and nothing else."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.messaging.bus import Message
+from shared.messaging.consumer import Received, on, rounds
+from shared.storage.database import Database
+from shared.storage.work import Work
+from tests.support.cutting import World, assert_same_for_any_cutting, message, poison
+from tests.support.probe import (
+    CAUSE,
+    PLUMBING,
+    START,
+    Announced,
+    ValueCleared,
+    ValueSet,
+    clear_values,
+    contents,
+    metadata,
+    set_values,
+)
+
+REACTIONS = (on(ValueSet, set_values), on(ValueCleared, clear_values))
+
+
+def make_world(database: Database, reactions: Any = REACTIONS) -> World:
+    return World(
+        database, metadata, PLUMBING, lambda db: Work(db, PLUMBING, now=START, wall=START), reactions
+    )
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(Database(f"sqlite:///{tmp_path}/probe.db"))
+
+
+def put(key: str, content: str, id_: str) -> Message:
+    return message(ValueSet(uscc=key, content=content), id=id_, time=START)
+
+
+def values(world: World) -> dict[str, str]:
+    with world.database.read() as db:
+        return contents(db)
+
+
+def receive(world: World, *batch: Message) -> None:
+    asyncio.run(world.consumer.receive(batch))
+
+
+def test_a_message_that_comes_again_has_no_second_effect(world: World) -> None:
+    """Neither in the same batch nor in a later one."""
+    receive(world, put("a", "1", "m1"), put("a", "1", "m1"))
+    receive(world, put("a", "2", "m2"))
+    receive(world, put("a", "1", "m1"))
+    assert values(world) == {"a": "2"}
+    assert world.consumer.counts == {"handled": 2, "duplicate": 2, "diverted": 0}
+
+
+def test_a_poison_message_parks_its_key_and_no_other(world: World) -> None:
+    """Later messages of the key wait behind it, other keys go on, and an error without values is kept."""
+    receive(world, put("a", "1", "m1"), put("b", "poison", "m2"), put("b", "2", "m3"), put("c", "3", "m4"))
+    receive(world, put("b", "3", "m5"), put("a", "4", "m6"))
+    assert values(world) == {"a": "4", "c": "3"}
+    with world.database.read() as db:
+        parked = list(db.execute(sa.select(PLUMBING.parked).order_by(PLUMBING.parked.c.seq)))
+    assert [(row.subject, row.id) for row in parked] == [("b", "m2"), ("b", "m3"), ("b", "m5")]
+    assert parked[0].error.startswith("ValueError in set_values")
+    assert parked[1].error is None
+
+
+def test_a_redriven_key_catches_up_in_order_and_is_released_once(tmp_path: Path) -> None:
+    """After the cause is mended the queue runs in order, past the inbox, and the key is free."""
+    hooks: list[str] = []
+    bad = {"now": True}
+
+    def sometimes(work: Work, received: Any) -> None:
+        if bad["now"]:
+            raise ValueError("not yet")
+        set_values(work, received)
+
+    world = World(
+        Database(f"sqlite:///{tmp_path}/probe.db"),
+        metadata,
+        PLUMBING,
+        lambda db: Work(db, PLUMBING, now=START, wall=START),
+        (on(ValueSet, sometimes),),
+        on_parked=lambda _, subject: hooks.append(f"parked {subject}"),
+        on_released=lambda _, subject: hooks.append(f"released {subject}"),
+    )
+    receive(world, put("a", "1", "m1"), put("a", "2", "m2"))
+    assert asyncio.run(world.consumer.redrive("registry", "a")) == 0
+    bad["now"] = False
+    receive(world, put("a", "3", "m3"))
+    assert values(world) == {}
+    assert asyncio.run(world.consumer.redrive("registry", "a")) == 3
+    assert values(world) == {"a": "3"}
+    assert hooks == ["parked a", "released a"]
+    receive(world, put("a", "1", "m1"), put("a", "4", "m4"))
+    assert values(world) == {"a": "4"}
+
+
+def test_an_unreadable_message_is_parked_once(world: World) -> None:
+    """Bytes that are no envelope are kept, not dropped, also when they come twice."""
+    junk = Message("registry", 0, "a", b"\xff not json")
+    receive(world, junk, junk)
+    receive(world, junk)
+    with world.database.read() as db:
+        assert db.scalar(sa.select(sa.func.count()).select_from(PLUMBING.parked)) == 1
+
+
+def test_a_database_failure_parks_nothing_and_asks_again(tmp_path: Path) -> None:
+    """The same batch may come again and then has its effect."""
+    failing = {"now": True}
+
+    def sometimes(work: Work, received: Any) -> None:
+        if failing["now"]:
+            raise sa.exc.OperationalError("insert", None, Exception("disk full"))
+        set_values(work, received)
+
+    world = make_world(Database(f"sqlite:///{tmp_path}/probe.db"), (on(ValueSet, sometimes),))
+    with pytest.raises(sa.exc.OperationalError):
+        receive(world, put("a", "1", "m1"))
+    failing["now"] = False
+    receive(world, put("a", "1", "m1"))
+    assert values(world) == {"a": "1"}
+
+
+def test_rounds_keep_the_order_of_a_key_and_the_place_of_a_broadcast() -> None:
+    """A key that comes again under another type starts a later call; a broadcast stands between its
+    neighbours; what may go together does."""
+
+    def received(event: Any) -> Received[Any]:
+        return Received(event, "id", 0, START, CAUSE)
+
+    a1, b1 = ValueSet(uscc="a", content="1"), ValueSet(uscc="b", content="1")
+    clear_a, a2 = ValueCleared(uscc="a"), ValueSet(uscc="a", content="2")
+    said, c1 = Announced(content="x"), ValueSet(uscc="c", content="1")
+    cut = [
+        (kind, [item.event for item in group])
+        for kind, group in rounds([received(e) for e in (a1, clear_a, b1, a2, said, c1)])
+    ]
+    assert cut == [
+        (ValueSet, [a1, b1]),
+        (ValueCleared, [clear_a]),
+        (ValueSet, [a2]),
+        (Announced, [said]),
+        (ValueSet, [c1]),
+    ]
+
+
+events = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from(["1", "2", "clear"]), st.booleans()), max_size=12
+)
+
+
+def sequence(parts: list[tuple[str, str, bool]], poisoned: int) -> list[Message]:
+    found: list[Message] = []
+    for number, (key, content, again) in enumerate(parts):
+        event = ValueCleared(uscc=key) if content == "clear" else ValueSet(uscc=key, content=content)
+        make = poison if number == poisoned else message
+        found += [make(event, id=f"m{number}", time=START)] * (2 if again else 1)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(events, st.integers(0, 11), st.lists(st.integers(0, 30), max_size=6))
+def test_any_cutting_leaves_the_same(parts: Any, poisoned: int, cuts: list[int]) -> None:
+    """Tables, outbox and parked keys do not depend on how a sequence is cut into batches."""
+    assert_same_for_any_cutting(make_world, sequence(parts, poisoned), cuts)
+
+
+def test_a_planted_fold_bug_is_found() -> None:
+    """A handler that keeps the first of two values instead of the last fails the property."""
+
+    def keeps_first(work: Work, received: Any) -> None:
+        first: dict[str, Any] = {}
+        for item in received:
+            first.setdefault(item.event.uscc, item)
+        set_values(work, list(first.values()))
+
+    messages = [put("a", "1", "m1"), put("a", "2", "m2")]
+    with pytest.raises(AssertionError, match="value"):
+        assert_same_for_any_cutting(lambda db: make_world(db, (on(ValueSet, keeps_first),)), messages, [])

@@ -1,0 +1,164 @@
+"""The relay publishes what was committed, in order, and only the holder of the lease does."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from shared.events.base import Envelope
+from shared.events.catalogue import PARTITIONS
+from shared.messaging.bus import Message, Subscription
+from shared.messaging.relay import LEASE, Relay
+from shared.storage.work import Work
+from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, Put, ValueSet, put_values
+
+
+class Sink:
+    """A bus that remembers what was published; `broken` makes it fail."""
+
+    def __init__(self) -> None:
+        self.published: list[Message] = []
+        self.broken = False
+
+    def subscribe(self, subscription: Subscription) -> None:
+        raise AssertionError("a relay only publishes")
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        if self.broken:
+            raise ConnectionError("away")
+        self.published += messages
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    @property
+    def contents(self) -> list[str]:
+        return [Envelope.model_validate_json(m.value).data["content"] for m in self.published]
+
+
+@pytest.fixture
+def probe(tmp_path: Path) -> Iterator[Probe]:
+    probe = Probe(tmp_path)
+    probe.committer.start()
+    yield probe
+    probe.committer.stop()
+    probe.database.close()
+
+
+def relay(probe: Probe, bus: Sink, holder: str = "one") -> Relay:
+    return Relay(
+        source="registry", holder=holder, plumbing=PLUMBING, bus=bus, run=probe.committer.run, read=probe.read
+    )
+
+
+async def put(probe: Probe, *contents: str) -> None:
+    for content in contents:
+        await probe.committer.call(put_values, Put("a", content))
+
+
+def test_facts_are_published_in_order_and_moved_to_the_log(probe: Probe) -> None:
+    """Afterwards the outbox is empty and the log holds the same ids."""
+    bus = Sink()
+
+    async def run() -> None:
+        await put(probe, "1", "2", "3")
+        one = relay(probe, bus)
+        assert await one.step()
+        assert not await one.step()
+
+    asyncio.run(run())
+    assert bus.contents == ["1", "2", "3"]
+    assert probe.rows(PLUMBING.outbox) == []
+    ids = [Envelope.model_validate_json(m.value).id for m in bus.published]
+    assert [row.id for row in probe.rows(PLUMBING.event_log)] == ids
+
+
+def test_a_bus_that_is_away_loses_nothing(probe: Probe) -> None:
+    """What could not be published stays, and goes with the same id later."""
+    bus = Sink()
+
+    async def run() -> None:
+        await put(probe, "1")
+        one = relay(probe, bus)
+        bus.broken = True
+        with pytest.raises(ConnectionError):
+            await one.step()
+        assert len(probe.rows(PLUMBING.outbox)) == 1
+        bus.broken = False
+        await one.step()
+
+    asyncio.run(run())
+    assert bus.contents == ["1"]
+
+
+def test_only_the_holder_of_the_lease_publishes(probe: Probe) -> None:
+    """Another process waits until the lease has expired; the former holder then no longer moves rows."""
+    bus = Sink()
+
+    async def run() -> None:
+        one, two = relay(probe, bus), relay(probe, bus, "two")
+        await put(probe, "1")
+        assert await one.step()
+        await put(probe, "2")
+        assert not await two.step()
+        probe.clock.advance(LEASE + timedelta(seconds=1))
+        assert await two.step()
+        await put(probe, "3")
+        assert not await one.step()
+
+    asyncio.run(run())
+    assert bus.contents == ["1", "2"]
+
+
+def test_a_stopped_holder_that_wakes_after_its_lease_moves_nothing(probe: Probe) -> None:
+    """Rows published by a holder that lost its lease meanwhile stay for the new one."""
+
+    class Slow(Sink):
+        async def publish(self, messages: Sequence[Message]) -> None:
+            await super().publish(messages)
+            probe.clock.advance(LEASE + timedelta(seconds=1))
+            await relay(probe, other, "two").step()
+
+    bus, other = Slow(), Sink()
+
+    async def run() -> None:
+        await put(probe, "1")
+        await relay(probe, bus).step()
+
+    asyncio.run(run())
+    assert other.contents == ["1"]
+    assert len(probe.rows(PLUMBING.event_log)) == 1
+
+
+def test_a_killed_embedded_process_takes_its_own_lease_back_at_once(probe: Probe) -> None:
+    """The same holder name after a restart need not wait for the expiry."""
+    bus = Sink()
+
+    async def run() -> None:
+        await put(probe, "1")
+        await relay(probe, bus).step()
+        await put(probe, "2")
+        assert await relay(probe, bus).step()
+
+    asyncio.run(run())
+    assert bus.contents == ["1", "2"]
+
+
+def test_a_broadcast_goes_once_to_each_partition_behind_what_was_committed_before(probe: Probe) -> None:
+    """One row per partition, each with its own id."""
+    bus = Sink()
+
+    async def run() -> None:
+        def both(work: Work) -> None:
+            work.emit(ValueSet(uscc="a", content="first"), Announced(content="said"), cause=CAUSE)
+
+        await probe.committer.run(both)
+        await relay(probe, bus).step()
+
+    asyncio.run(run())
+    assert [m.partition for m in bus.published[1:]] == list(range(PARTITIONS))
+    assert len({Envelope.model_validate_json(m.value).id for m in bus.published}) == PARTITIONS + 1
+    assert bus.contents[0] == "first"
