@@ -15,7 +15,6 @@ import asyncio
 import base64
 import binascii
 import json
-import logging
 import os
 import re
 import sqlite3
@@ -494,7 +493,7 @@ def _coming(action: str, code: str | None, due: datetime) -> tuple[str, str, str
     return "pending", DELIVERED, "DELIVRD", _business(due), copies
 
 
-def _refuse(  # noqa: PLR0913 - a submission, a reason and two clocks
+def _refuse(
     db: sqlite3.Connection, s: Submitted | None, code: str, now: datetime, wall: datetime, *, action: str = ""
 ) -> Answer:
     """Writes one row for a submission that nobody receives, and answers with the code."""
@@ -642,8 +641,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     options = parser.parse_args(arguments)
-    configure("sandbox", level="WARNING")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log the callback's secret path
+    configure("sandbox", level="WARNING")  # at INFO httpx logs addresses, the callback's secret path too
     refuse_unknown(
         os.environ, [SandboxSettings, ServiceSettings], others=("registry", "matching", "notify", "targets")
     )

@@ -34,7 +34,9 @@ class RegistrySettings(ServiceSettings):
                 mode = self.participations_mode or mode
             if mode not in ("live", "batch"):
                 raise DocumentError(f"{document.file}: {id_}.mode must be live or batch")
-            datasets[id_] = DataSet(id_, cast("Mode", mode), table.need("owner", str), table.need("name", str))
+            datasets[id_] = DataSet(
+                id_, cast("Mode", mode), table.need("owner", str), table.need("name", str)
+            )
         return City(
             towns=frozenset(row["name"] for row in read_csv(folder / "towns.csv", ["code", "name"])),
             datasets=datasets,

@@ -1,7 +1,7 @@
 """Schema changes: one folder of Alembic revisions per service, run at the start of the service."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from alembic import command, context
@@ -80,5 +80,5 @@ def _autogenerate(db: sa.Connection) -> MigrationContext:
     return MigrationContext.configure(db, opts={"compare_type": True})
 
 
-def _render(kind: str, item: Any, _context: Any) -> str | bool:
+def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     return "Instant()" if kind == "type" and isinstance(item, Instant) else False

@@ -28,7 +28,7 @@ from structlog.testing import capture_logs
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.carriers.yunmas import YunMas, YunMasAccount, mac, parse_report
-from services.notify.sandbox import Sandbox, SandboxSettings, build_sandbox
+from services.notify.sandbox import Ledger, Sandbox, SandboxSettings, build_sandbox
 from shared.clock import ZONE, FrozenClock, SystemClock
 from shared.http import install, routes_without_access
 
@@ -179,18 +179,18 @@ def test_a_message_is_taken_written_down_and_receipted(door: Door, tmp_path: Pat
         group = outcome.message_group
         [row] = around.ledger()
         assert (group, MOBILE, text) == (row["msg_group"], row["mobile"], row["content"])
-        assert ("SIGN01", "accepted", "pending") == (row["sign"], row["verdict"], row["receipt"])
-        assert START == datetime.fromisoformat(row["received_at"])
+        assert (row["sign"], row["verdict"], row["receipt"]) == ("SIGN01", "accepted", "pending")
+        assert datetime.fromisoformat(row["received_at"]) == START
         assert {"msgGroup": group, "rspcod": "success", "success": True} == json.loads(row["response"])
-        assert 0 == await around.deliver(4.9)
-        assert 1 == await around.deliver(0.1)
+        assert await around.deliver(4.9) == 0
+        assert await around.deliver(0.1) == 1
         [receipt] = parse_report(json.dumps(around.pushed[0]).encode())
         assert (group, MOBILE, True) == (receipt.message_group, receipt.mobile, receipt.delivered)
         assert START + timedelta(seconds=5) == receipt.received_at
         [row] = around.ledger()
-        assert ("taken", 1, 1) == (row["receipt"], row["pushes"], row["taken"])
+        assert (row["receipt"], row["pushes"], row["taken"]) == ("taken", 1, 1)
         assert START + timedelta(seconds=5) == datetime.fromisoformat(row["delivered_at"])
-        assert 0 == await around.deliver(3600)
+        assert await around.deliver(3600) == 0
 
     play(tmp_path, story, door)
 
@@ -212,7 +212,7 @@ def test_the_pushed_report_has_exactly_the_real_fields(tmp_path: Path) -> None:
                 "msgGroup": group,
             }
         ] == around.pushed
-        assert ("0210083000000000000001", 22) == (group, len(group))
+        assert (group, len(group)) == ("0210083000000000000001", 22)
 
     play(tmp_path, story)
 
@@ -243,8 +243,8 @@ def test_a_wrong_account_is_refused_with_the_real_code(
         assert isinstance(outcome, Refused)
         assert code == outcome.code
         [row] = around.ledger()
-        assert ("refused", "", "none") == (row["verdict"], row["msg_group"], row["receipt"])
-        assert 0 == await around.deliver()
+        assert (row["verdict"], row["msg_group"], row["receipt"]) == ("refused", "", "none")
+        assert await around.deliver() == 0
 
     play(tmp_path, story, door)
 
@@ -254,10 +254,10 @@ def test_a_wrong_mac_is_refused(tmp_path: Path) -> None:
 
     async def story(around: Neighbourhood) -> None:
         right = mac(ACCOUNT.ec_name, ACCOUNT.ap_id, ACCOUNT.secret_key, MOBILE, "好", ACCOUNT.sign, "")
-        assert "success" == (await around.post(mac=right))["rspcod"]
+        assert (await around.post(mac=right))["rspcod"] == "success"
         for wrong in (right.upper(), right[:-1] + "x", "", "签"):
-            assert {"msgGroup": "", "rspcod": "IllegalMac", "success": False} == await around.post(mac=wrong)
-        assert "IllegalMac" == (await around.post(mac=right, sign="SIGN99"))["rspcod"]
+            assert await around.post(mac=wrong) == {"msgGroup": "", "rspcod": "IllegalMac", "success": False}
+        assert (await around.post(mac=right, sign="SIGN99"))["rspcod"] == "IllegalMac"
 
     play(tmp_path, story)
 
@@ -267,9 +267,9 @@ def test_at_most_5000_numbers_go_in_one_submission(tmp_path: Path) -> None:
 
     async def story(around: Neighbourhood) -> None:
         numbers = [f"138{n:08d}" for n in range(5001)]
-        assert "TooManyMobiles" == (await around.post(mobiles=",".join(numbers)))["rspcod"]
+        assert (await around.post(mobiles=",".join(numbers)))["rspcod"] == "TooManyMobiles"
         assert [("refused", numbers[0])] == [(row["verdict"], row["mobile"]) for row in around.ledger()]
-        assert "success" == (await around.post(mobiles=",".join(numbers[:5000])))["rspcod"]
+        assert (await around.post(mobiles=",".join(numbers[:5000])))["rspcod"] == "success"
         taken = [row for row in around.ledger() if row["verdict"] == "accepted"]
         assert (numbers[:5000], 1) == (
             [row["mobile"] for row in taken],
@@ -296,7 +296,7 @@ def test_what_is_no_submission_is_an_invalid_message(body: bytes, tmp_path: Path
     """Unreadable bodies get the carrier's code, never a 5xx."""
 
     async def story(around: Neighbourhood) -> None:
-        assert "InvalidMessage" == (await around.raw(body))["rspcod"]
+        assert (await around.raw(body))["rspcod"] == "InvalidMessage"
 
     play(tmp_path, story)
 
@@ -317,7 +317,7 @@ def test_wrong_fields_are_an_invalid_message(changed: dict[str, Any], tmp_path: 
     async def story(around: Neighbourhood) -> None:
         # half a character cannot be signed either
         signature = {"mac": "0" * 32} if changed.get("content") == "坏\ud800" else {}
-        assert "InvalidMessage" == (await around.post(**changed, **signature))["rspcod"]
+        assert (await around.post(**changed, **signature))["rspcod"] == "InvalidMessage"
 
     play(tmp_path, story)
 
@@ -328,17 +328,17 @@ def test_a_receipt_is_pushed_until_it_is_taken(tmp_path: Path) -> None:
     async def story(around: Neighbourhood) -> None:
         await around.submit()
         around.refusing = 2
-        assert 1 == await around.deliver(5)
-        assert (False, None) == around.sandbox.quiet(around.clock.now())
-        assert 0 == await around.deliver(0.1)
-        assert 1 == await around.deliver(0.1)
-        assert 0 == await around.deliver(0.3)
-        assert 1 == await around.deliver(0.1)
-        assert 3 == len(around.pushed)
-        assert 1 == len({json.dumps(report) for report in around.pushed})
+        assert await around.deliver(5) == 1
+        assert around.sandbox.quiet(around.clock.now()) == (False, None)
+        assert await around.deliver(0.1) == 0
+        assert await around.deliver(0.1) == 1
+        assert await around.deliver(0.3) == 0
+        assert await around.deliver(0.1) == 1
+        assert len(around.pushed) == 3
+        assert len({json.dumps(report) for report in around.pushed}) == 1
         [row] = around.ledger()
-        assert ("taken", 3, 1) == (row["receipt"], row["pushes"], row["taken"])
-        assert (True, None) == around.sandbox.quiet(around.clock.now())
+        assert (row["receipt"], row["pushes"], row["taken"]) == ("taken", 3, 1)
+        assert around.sandbox.quiet(around.clock.now()) == (True, None)
 
     play(tmp_path, story)
 
@@ -347,15 +347,15 @@ def test_quiet_tells_when_the_next_receipt_falls_due(tmp_path: Path) -> None:
     """Not due: quiet, with the instant. Due and not taken: in flight. Silent: nothing to wait for."""
 
     async def story(around: Neighbourhood) -> None:
-        assert {"quiet": True, "next_due": None} == await around.get("/quiet")
+        assert await around.get("/quiet") == {"quiet": True, "next_due": None}
         await around.submit()
         due = START + timedelta(seconds=5)
         assert (True, due) == around.sandbox.quiet(around.clock.now())
-        assert (False, None) == around.sandbox.quiet(due)
+        assert around.sandbox.quiet(due) == (False, None)
         await around.deliver()
         await around.script({"action": "silent"})
         await around.submit()
-        assert {"quiet": True, "next_due": None} == await around.get("/quiet")
+        assert await around.get("/quiet") == {"quiet": True, "next_due": None}
 
     play(tmp_path, story)
 
@@ -368,9 +368,9 @@ def test_script_refuse(door: Door, tmp_path: Path) -> None:
         await around.script({"match": {"mobile": MOBILE}, "action": "refuse", "code": "InvalidMessage"})
         outcome = await around.submit()
         assert isinstance(outcome, Refused)
-        assert ("InvalidMessage", ErrorClass.CONTENT_REJECTED) == (outcome.code, outcome.error)
-        assert ["refused"] == [row["verdict"] for row in around.ledger()]
-        assert 0 == await around.deliver()
+        assert (outcome.code, outcome.error) == ("InvalidMessage", ErrorClass.CONTENT_REJECTED)
+        assert [row["verdict"] for row in around.ledger()] == ["refused"]
+        assert await around.deliver() == 0
         assert isinstance(await around.submit("13800138001"), Accepted)
 
     play(tmp_path, story, door)
@@ -382,10 +382,12 @@ def test_script_fail(tmp_path: Path) -> None:
     async def story(around: Neighbourhood) -> None:
         await around.script({"action": "fail", "code": "CM:3001", "times": 1}, {"action": "fail", "times": 1})
         assert [Accepted, Accepted, Accepted] == [type(await around.submit()) for _ in range(3)]
-        assert 3 == await around.deliver()
+        assert await around.deliver() == 3
         receipts = [parse_report(json.dumps(report).encode())[0] for report in around.pushed]
-        assert [("CM:3001", False), ("CM:2007", False), ("CM:0000", True)] == [
-            (r.code, r.delivered) for r in receipts
+        assert [(r.code, r.delivered) for r in receipts] == [
+            ("CM:3001", False),
+            ("CM:2007", False),
+            ("CM:0000", True),
         ]
 
     play(tmp_path, story)
@@ -397,10 +399,10 @@ def test_script_silent(tmp_path: Path) -> None:
     async def story(around: Neighbourhood) -> None:
         await around.script({"match": {"mobile_ends": "8000"}, "action": "silent"})
         assert isinstance(await around.submit(), Accepted)
-        assert [("accepted", "silent", "none")] == [
-            (row["verdict"], row["action"], row["receipt"]) for row in around.ledger()
+        assert [(row["verdict"], row["action"], row["receipt"]) for row in around.ledger()] == [
+            ("accepted", "silent", "none")
         ]
-        assert 0 == await around.deliver(72 * 3600)
+        assert await around.deliver(72 * 3600) == 0
 
     play(tmp_path, story)
 
@@ -410,12 +412,12 @@ def test_script_slow(door: Door, tmp_path: Path) -> None:
     """The slow one is taken and times out at the client; others are answered meanwhile; its receipt comes."""
 
     async def story(around: Neighbourhood) -> None:
-        await around.script({"match": {"mobile": MOBILE}, "action": "slow", "seconds": 1})
-        slow = asyncio.create_task(around.submit(account=replace(ACCOUNT, timeout_s=0.4)))
+        await around.script({"match": {"mobile": MOBILE}, "action": "slow", "seconds": 2})
+        slow = asyncio.create_task(around.submit(account=replace(ACCOUNT, timeout_s=1)))
         assert isinstance(await around.submit("13800138001"), Accepted)
         assert not slow.done()
         assert isinstance(await slow, Unknown)
-        assert 2 == await around.deliver()
+        assert await around.deliver() == 2
         assert {MOBILE, "13800138001"} == {report["mobile"] for report in around.pushed}
 
     play(tmp_path, story, door)
@@ -427,9 +429,9 @@ def test_script_duplicate_receipt(tmp_path: Path) -> None:
     async def story(around: Neighbourhood) -> None:
         await around.script({"action": "duplicate_receipt"})
         await around.submit()
-        assert 2 == await around.deliver()
+        assert await around.deliver() == 2
         assert around.pushed[0] == around.pushed[1]
-        assert [("taken", 2, 2)] == [(row["receipt"], row["pushes"], row["taken"]) for row in around.ledger()]
+        assert [(row["receipt"], row["pushes"], row["taken"]) for row in around.ledger()] == [("taken", 2, 2)]
 
     play(tmp_path, story)
 
@@ -443,12 +445,12 @@ def test_script_accept_and_drop(door: Door, tmp_path: Path) -> None:
         outcome = await around.submit()
         assert isinstance(outcome, Unknown)
         if door is on_a_socket:
-            assert "RemoteProtocolError" == outcome.why
-        assert [("accepted", "accept_and_drop", "")] == [
-            (row["verdict"], row["action"], row["response"]) for row in around.ledger()
+            assert outcome.why == "RemoteProtocolError"
+        assert [(row["verdict"], row["action"], row["response"]) for row in around.ledger()] == [
+            ("accepted", "accept_and_drop", "")
         ]
         assert isinstance(await around.submit("13800138001"), Accepted)
-        assert 2 == await around.deliver()
+        assert await around.deliver() == 2
 
     play(tmp_path, story, door)
 
@@ -464,8 +466,8 @@ def test_rules_match_by_content_count_and_times_in_order(tmp_path: Path) -> None
         sent = [(MOBILE, "第一"), (MOBILE, "第二"), ("13800138001", "第二"), (MOBILE, "三"), (MOBILE, "四")]
         for mobile, text in sent:
             await around.submit(mobile, text)
-        assert ["", "refuse", "silent", "silent", ""] == [row["action"] for row in around.ledger()]
-        assert [(1, 1), (4, 2)] == [(rule["seen"], rule["used"]) for rule in await around.get("/script")]
+        assert [row["action"] for row in around.ledger()] == ["", "refuse", "silent", "silent", ""]
+        assert [(rule["seen"], rule["used"]) for rule in await around.get("/script")] == [(1, 1), (4, 2)]
 
     play(tmp_path, story)
 
@@ -480,9 +482,9 @@ def test_the_script_survives_a_restart(tmp_path: Path) -> None:
     async def after(around: Neighbourhood) -> None:
         await around.submit()
         await around.submit()
-        assert ["silent", "silent", ""] == [row["action"] for row in around.ledger()]
+        assert [row["action"] for row in around.ledger()] == ["silent", "silent", ""]
         await around.script()
-        assert [] == await around.get("/script")
+        assert await around.get("/script") == []
 
     play(tmp_path, before)
     play(tmp_path, after)
@@ -512,7 +514,7 @@ def test_a_wrong_script_is_refused_without_repeating_numbers(
         answer = await around.client.put(f"{around.base}/sandbox/script", json=[rule])
         assert (422, where) == (answer.status_code, answer.json()["errors"][0]["pointer"])
         assert "13800138" not in answer.text
-        assert ["silent"] == [kept["action"] for kept in await around.get("/script")]
+        assert [kept["action"] for kept in await around.get("/script")] == ["silent"]
 
     play(tmp_path, story)
 
@@ -530,12 +532,12 @@ def test_no_number_leaves_in_clear(tmp_path: Path) -> None:
         shown = json.dumps([await around.get("/messages"), await around.get("/script")])
         assert MOBILE not in shown
         masks = [message["mobile"] for message in (await around.get("/messages"))["items"]]
-        assert ["138****8000", "***", "138****8000"] == masks
-        assert "138****8000" == (await around.get("/script"))[0]["match"]["mobile"]
+        assert masks == ["138****8000", "***", "138****8000"]
+        assert (await around.get("/script"))[0]["match"]["mobile"] == "138****8000"
 
     with capture_logs() as logged:
         play(tmp_path, story)
-    assert ["sandbox_receipt_not_taken"] == [line["event"] for line in logged]
+    assert [line["event"] for line in logged] == ["sandbox_receipt_not_taken"]
     assert MOBILE not in str(logged)
     assert "hidden" not in str(logged)
 
@@ -547,12 +549,12 @@ def test_messages_are_listed_newest_first_in_pages(tmp_path: Path) -> None:
         for n in range(5):
             await around.submit(text=f"第{n}条 <b>")
         first = await around.get("/messages?limit=2")
-        assert [(5, "第4条 <b>"), (4, "第3条 <b>")] == [(m["seq"], m["content"]) for m in first["items"]]
+        assert [(m["seq"], m["content"]) for m in first["items"]] == [(5, "第4条 <b>"), (4, "第3条 <b>")]
         second = await around.get(f"/messages?limit=2&before={first['before']}")
-        assert [3, 2] == [m["seq"] for m in second["items"]]
+        assert [m["seq"] for m in second["items"]] == [3, 2]
         last = await around.get(f"/messages?limit=2&before={second['before']}")
-        assert ([1], None) == ([m["seq"] for m in last["items"]], last["before"])
-        assert [5, 4] == [m["seq"] for m in (await around.get("/messages?after=3"))["items"]]
+        assert ([m["seq"] for m in last["items"]], last["before"]) == ([1], None)
+        assert [m["seq"] for m in (await around.get("/messages?after=3"))["items"]] == [5, 4]
         wrong = await around.client.get(f"{around.base}/sandbox/messages?mobile={MOBILE}")
         assert (400 <= wrong.status_code < 500, False) == (True, MOBILE in wrong.text)
 
@@ -563,7 +565,7 @@ def test_every_route_states_its_access_rule(tmp_path: Path) -> None:
     """No route of the sandbox is open by oversight."""
 
     async def story(around: Neighbourhood) -> None:
-        assert [] == routes_without_access(around.app)
+        assert routes_without_access(around.app) == []
 
     play(tmp_path, story)
 
@@ -579,6 +581,37 @@ def test_messages_that_come_together_share_a_commit_and_lose_nothing(tmp_path: P
         assert sorted(numbers) == sorted(row["mobile"] for row in around.ledger())
 
     play(tmp_path, story)
+
+
+def test_the_ledger_syncs_every_commit(tmp_path: Path) -> None:
+    """An accepted message survives a crash of the machine too: SQLite runs with synchronous = FULL (2)."""
+
+    async def run() -> int:
+        ledger = Ledger(tmp_path / "sandbox.sqlite")
+        found: int = await ledger.write(lambda db: db.execute("PRAGMA synchronous").fetchone()[0])
+        await ledger.close()
+        return found
+
+    assert asyncio.run(run()) == 2
+
+
+def test_a_failed_commit_answers_nobody(tmp_path: Path) -> None:
+    """When the file cannot be written, all who waited for that commit fail; later ones go on."""
+
+    async def run() -> None:
+        ledger = Ledger(tmp_path / "sandbox.sqlite")
+        put = "INSERT INTO script (position, rule) VALUES (1, '{}')"
+        outcomes = await asyncio.gather(
+            ledger.write(lambda db: db.execute(put).rowcount),
+            ledger.write(lambda db: db.execute("INSERT INTO nowhere VALUES (1)").rowcount),
+            return_exceptions=True,
+        )
+        assert [sqlite3.OperationalError] * 2 == [type(outcome) for outcome in outcomes]
+        assert ledger.read("SELECT * FROM script") == []
+        assert await ledger.write(lambda db: db.execute(put).rowcount) == 1
+        await ledger.close()
+
+    asyncio.run(run())
 
 
 def test_nobody_listening_is_provably_not_sent() -> None:
@@ -690,8 +723,8 @@ def test_a_mistyped_setting_stops_the_start(tmp_path: Path) -> None:
     environment = os.environ | {"YINGBAO_SANDBOX_SECRET_KEI": "x"}
     ended = subprocess.run(
         command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )  # noqa: S603
-    assert (True, True) == (ended.returncode != 0, "did you mean YINGBAO_SANDBOX_SECRET_KEY?" in ended.stderr)
+    )
+    assert (ended.returncode != 0, "did you mean YINGBAO_SANDBOX_SECRET_KEY?" in ended.stderr) == (True, True)
 
 
 def test_kill_9_loses_no_accepted_message_and_no_receipt(tmp_path: Path) -> None:
@@ -730,17 +763,17 @@ def test_kill_9_loses_no_accepted_message_and_no_receipt(tmp_path: Path) -> None
 
         with sandbox_process(port, environment, log) as process:
             asyncio.run(submit([f"138{n:08d}" for n in range(5)]))
-            assert 5 == len(accepted), log.read_text()
+            assert len(accepted) == 5, log.read_text()
             until(lambda: receiver.refused > 5, "receipts are pushed and refused")
             asyncio.run(
                 submit([f"139{n:08d}" for n in range(60)], lambda: os.kill(process.pid, signal.SIGKILL))
             )
-            assert -signal.SIGKILL == process.wait(20)
+            assert process.wait(20) == -signal.SIGKILL
         file = tmp_path / "sandbox.sqlite"
         held = {row["mobile"]: row["msg_group"] for row in ledger(file)}
         assert accepted.items() <= held.items()
         assert held.keys() - accepted.keys() <= unknown
-        assert [] == receiver.taken
+        assert receiver.taken == []
         receiver.refusing = False
         with sandbox_process(port, environment, log):
             until(

@@ -61,8 +61,9 @@ def decoded(body: bytes) -> dict[str, str]:
 def test_the_signature_is_the_published_one() -> None:
     """The known vector of two numbers gives the known MD5."""
     mobiles = "13800138000,13800138001"
-    assert "53c58b8ce82343a1d5ff92a559bc3704" == mac(
-        "测试单位", "apuser", "apsecret", mobiles, "测试短信", "SIGN01", ""
+    assert (
+        mac("测试单位", "apuser", "apsecret", mobiles, "测试短信", "SIGN01", "")
+        == "53c58b8ce82343a1d5ff92a559bc3704"
     )
 
 
@@ -98,10 +99,10 @@ def test_it_posts_to_norsubmit_and_is_accepted() -> None:
         )
 
     assert Accepted("0906163415000000332084") == submit(answer)
-    assert [("POST", "http://mas.test/sandbox/yunmas/sms/norsubmit")] == [
-        (r.method, str(r.url)) for r in seen
+    assert [(r.method, str(r.url)) for r in seen] == [
+        ("POST", "http://mas.test/sandbox/yunmas/sms/norsubmit")
     ]
-    assert "好" == decoded(seen[0].content)["content"]
+    assert decoded(seen[0].content)["content"] == "好"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_what_is_not_a_clear_answer_is_unknown(status: int, body: bytes) -> None
     ("status", "error", "permanent"),
     [(404, ErrorClass.CONFIG, True), (403, ErrorClass.AUTH, True), (429, ErrorClass.RATE_LIMIT, False)],
 )
-def test_turned_away_at_the_door_is_refused(status: int, error: ErrorClass, permanent: bool) -> None:  # noqa: FBT001
+def test_turned_away_at_the_door_is_refused(status: int, error: ErrorClass, permanent: bool) -> None:
     """A web server that never passed the message on gives a definite no."""
     outcome = read_answer(status, b"<html>")
     assert isinstance(outcome, Refused)
@@ -207,7 +208,7 @@ def test_only_one_plain_number_goes_out(mobile: str) -> None:
     """A comma would make two recipients of one; nothing is sent for a wrong number."""
     outcome = submit(raising(AssertionError("sent")), mobile=mobile)
     assert isinstance(outcome, Refused)
-    assert ErrorClass.RECIPIENT_INVALID == outcome.error
+    assert outcome.error == ErrorClass.RECIPIENT_INVALID
     assert mobile == "" or mobile not in str(outcome)
 
 
@@ -215,7 +216,7 @@ def test_half_a_character_is_refused_here() -> None:
     """A lone surrogate cannot be encoded and ends as a refusal, not as an exception."""
     outcome = submit(raising(AssertionError("sent")), text="坏\ud800")
     assert isinstance(outcome, Refused)
-    assert ErrorClass.CONTENT_REJECTED == outcome.error
+    assert outcome.error == ErrorClass.CONTENT_REJECTED
 
 
 def test_the_secret_is_not_printed() -> None:
@@ -226,12 +227,12 @@ def test_the_secret_is_not_printed() -> None:
 def test_a_report_becomes_a_receipt() -> None:
     """CM:0000 is delivered; the instant is Shanghai's; the number is there but not printed."""
     [receipt] = parse_report(json.dumps(REPORT).encode())
-    assert ("0906163415000000332084", "13800138000", True, "CM:0000") == (
+    assert (
         receipt.message_group,
         receipt.mobile,
         receipt.delivered,
         receipt.code,
-    )
+    ) == ("0906163415000000332084", "13800138000", True, "CM:0000")
     assert datetime(2026, 2, 10, 8, 30, 6, tzinfo=ZONE) == receipt.received_at
     assert "13800138000" not in repr(receipt)
 
@@ -239,17 +240,18 @@ def test_a_report_becomes_a_receipt() -> None:
 def test_any_other_status_is_not_delivered() -> None:
     """CM:2007 and its like are failures; a failed message may lack the handset's date."""
     [receipt] = parse_report(json.dumps(REPORT | {"reportStatus": "CM:2007", "receiveDate": ""}).encode())
-    assert (False, "CM:2007") == (receipt.delivered, receipt.code)
+    assert (receipt.delivered, receipt.code) == (False, "CM:2007")
     assert datetime(2026, 2, 10, 8, 30, 1, tzinfo=ZONE) == receipt.received_at
 
 
 def test_reports_may_come_as_an_array() -> None:
     """Several at once, one, or none."""
     other = REPORT | {"mobile": "8613800138001"}
-    assert ["13800138000", "13800138001"] == [
-        r.mobile for r in parse_report(json.dumps([REPORT, other]).encode())
+    assert [r.mobile for r in parse_report(json.dumps([REPORT, other]).encode())] == [
+        "13800138000",
+        "13800138001",
     ]
-    assert [] == parse_report(b"[]")
+    assert parse_report(b"[]") == []
 
 
 @pytest.mark.parametrize(

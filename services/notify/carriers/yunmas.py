@@ -76,7 +76,7 @@ class YunMasAccount:
     timeout_s: float = 5.0
 
 
-def mac(  # noqa: PLR0913, PLR0917 - the order of the seven is the protocol
+def mac(  # noqa: PLR0917 - the order of the seven is the protocol
     ec_name: str, ap_id: str, secret_key: str, mobiles: str, content: str, sign: str, add_serial: str
 ) -> str:
     """The signature of an ordinary submission: lower-case MD5 of the seven values written together."""

@@ -1,0 +1,43 @@
+PYTHON ?= python3
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: help demo test check docs chaos clean
+
+help: ## what you can ask for
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+demo: .venv/runs ## play the main job on a sample city; PORT=… for another port, EXIT=1 to end after the story
+	$(BIN)/yingbao demo --port $(PORT) $(if $(EXIT),--exit)
+
+test: .venv/tests ## set up and run every test, today and under a date in 2027
+	sh deploy/test-system.sh
+	$(BIN)/pytest --cov --cov-report=term:skip-covered -n 2 --dist loadfile
+	faketime -f '@2027-03-01 10:00:00' $(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/integration
+
+check: .venv/tests ## formatting, lints, types, import rules, fresh documents
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yingbao docs --check
+
+docs: .venv/tests ## write the generated documents
+	$(BIN)/yingbao docs
+
+chaos: .venv/tests ## long fault injection; NAME=embedded
+	@$(BIN)/python -m tests.chaos.$(NAME)
+
+clean: ## remove everything that was installed or produced
+	rm -rf .venv var .coverage .hypothesis
+
+.venv/runs: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/tests: .venv/runs requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,206 @@
+"""The embedded default: four services, the bus and a carrier sandbox in one process.
+
+A lock on the data folder refuses a second process; every service keeps a database file of its own there.
+"""
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import AsyncGenerator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import IO, Annotated, Any, Protocol
+
+import httpx
+from fastapi import APIRouter, FastAPI
+from pydantic import Field, SecretStr, model_validator
+
+from services.matching.app import build as build_matching
+from services.matching.settings import MatchingSettings
+from services.notify.app import build as build_notify
+from services.notify.sandbox import SandboxSettings, build_sandbox
+from services.notify.settings import NotifySettings
+from services.registry.app import build as build_registry
+from services.registry.settings import RegistrySettings
+from services.targets.app import build as build_targets
+from services.targets.settings import TargetsSettings
+from shared.clock import ZONE, Clock
+from shared.http import Body, Moment, StrictRoute, install, public, refuse
+from shared.messaging.in_process import InProcessBus
+from shared.service import Service
+
+DEMO_START = datetime(2026, 1, 5, 10, tzinfo=ZONE)
+"""Where simulated time begins: a Monday morning."""
+
+LEDGER = "sandbox.db"
+"""The sandbox's file in the data folder."""
+
+SETTINGS = (RegistrySettings, MatchingSettings, NotifySettings, TargetsSettings)
+"""The settings that this process reads."""
+
+
+class MovableClock(Clock, Protocol):
+    """A clock that can jump: the simulated one, or the frozen one of the tests."""
+
+    def move_to(self, at: datetime) -> None:
+        """Jumps forward to an instant."""
+
+
+class DataFolderInUse(RuntimeError):  # noqa: N818 - it names the cause
+    """Another process runs on this data folder: stop it, or choose another folder."""
+
+
+class Jump(Body):
+    """Where the simulated clock goes: to an instant, or so many days ahead."""
+
+    to: Moment | None = None
+    advance_days: Annotated[int, Field(ge=1, le=366)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> "Jump":
+        if (self.to is None) == (self.advance_days is None):
+            raise refuse(
+                "one_of", zh="to 与 advance_days 须且只须给出一个", en="give either to or advance_days"
+            )
+        return self
+
+
+class Suite:
+    """The four services and the sandbox, wired to each other.
+
+    With a movable clock it is a demo: the clock and the sandbox can be reached over HTTP. `overrides` are
+    settings per service; what they don't name comes from the environment.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        clock: Clock | MovableClock,
+        demo: bool = False,
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        self.clock = clock
+        self._lock = _lock(data_dir)
+        secret = SecretStr(_durable_secret(data_dir / "sandbox.secret"))
+        self.app = FastAPI(
+            title="yingbao", openapi_url=None, docs_url=None, redoc_url=None, lifespan=self._lifespan
+        )
+        inside = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.sandbox = build_sandbox(
+            SandboxSettings(
+                secret_key=secret,
+                callback_url=SecretStr(
+                    f"http://embedded/notify/v1/receipts/sandbox/{secret.get_secret_value()}"
+                ),
+                file=data_dir / LEDGER,
+            ),
+            clock=clock,
+            transport=inside,
+        )
+
+        def told(service: str, **wiring: Any) -> dict[str, Any]:
+            common = {"data_dir": data_dir, "demo": demo, "mode": "embedded"}
+            return {**common, **wiring, **(overrides or {}).get(service, {})}
+
+        bus = InProcessBus()
+        parts: tuple[Service[Any], ...] = (
+            build_registry(RegistrySettings(**told("registry")), bus=bus, clock=clock),
+            build_matching(MatchingSettings(**told("matching")), bus=bus, clock=clock),
+            build_notify(
+                NotifySettings(
+                    **told(
+                        "notify",
+                        registry_url="http://embedded/registry",
+                        carrier_url="http://embedded/sandbox/yunmas",
+                        carrier_secret_key=secret,
+                        receipts_secret=secret,
+                    )
+                ),
+                bus=bus,
+                clock=clock,
+                neighbours=inside,
+            ),
+            build_targets(TargetsSettings(**told("targets")), bus=bus, clock=clock),
+        )
+        self.services = {service.name: service for service in parts}
+        install(self.app, clock=clock)
+        self.app.include_router(self._front(demo=demo))
+        for name, service in self.services.items():
+            self.app.mount(f"/{name}", service.app)
+        self.app.mount("/sandbox", self.sandbox)
+
+    def wake(self) -> None:
+        """Lets every service look at the clock at once."""
+        for service in self.services.values():
+            service.core.wake()
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncGenerator[None]:
+        # A mounted application's own lifespan is not run by the one around it.
+        async with contextlib.AsyncExitStack() as stack:
+            for app in (self.sandbox, *(service.app for service in self.services.values())):
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            try:
+                yield
+            finally:
+                self._lock.close()
+
+    def _front(self, *, demo: bool) -> APIRouter:
+        router = APIRouter(route_class=StrictRoute)
+
+        @router.get("/", dependencies=[public("a list of addresses")])
+        async def addresses() -> dict[str, Any]:
+            """Where to look next."""
+            return {
+                name: {
+                    "contract": f"/{name}/openapi.json",
+                    "ready": f"/{name}/health/ready",
+                    "metrics": f"/{name}/metrics",
+                }
+                for name in self.services
+            } | ({"demo": {"clock": "/demo/clock", "messages": "/sandbox/messages"}} if demo else {})
+
+        if demo:
+            rule = public("exists in demo and test modes only")
+
+            @router.get("/demo/clock", dependencies=[rule])
+            async def what_day_is_it() -> dict[str, Any]:
+                """Business time of the demo."""
+                return {"now": self.clock.now()}
+
+            @router.post("/demo/clock", dependencies=[rule])
+            async def move_the_clock(body: Jump) -> dict[str, Any]:
+                """Jumps forward; an instant that has passed already changes nothing."""
+                clock: Any = self.clock
+                clock.move_to(body.to or self.clock.now() + timedelta(days=body.advance_days or 0))
+                self.wake()
+                return {"now": self.clock.now()}
+
+        return router
+
+
+def _lock(data_dir: Path) -> IO[str]:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    file = (data_dir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise DataFolderInUse(
+            f"another process runs on {data_dir}: stop it, or choose another folder"
+        ) from None
+    return file
+
+
+def _durable_secret(file: Path) -> str:
+    """The secret between the built-in carrier and the suite, made at the first start."""
+    if not file.exists():
+        part = file.with_suffix(".part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            out.write(secrets.token_urlsafe(24))
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(file)
+    return file.read_text()

@@ -1,0 +1,205 @@
+"""The command `yingbao`."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, NoReturn
+
+import httpx
+import typer
+import uvicorn
+from rich.console import Console
+
+from services import docs as documents
+from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite
+from services.demo import story
+from services.matching import tables as matching_tables
+from services.notify import tables as notify_tables
+from services.notify.sandbox import SandboxSettings
+from services.registry import tables as registry_tables
+from services.targets import tables as targets_tables
+from shared.auth import LocalIssuer, department_scopes
+from shared.clock import SimulatedClock, SystemClock
+from shared.logs import configure
+from shared.settings import UnknownSetting, refuse_unknown
+from shared.storage import migrations
+from shared.storage.database import Database
+
+app = typer.Typer(
+    help="应保尽保: finds who should be in social insurance and is not, tells them, and proves progress.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
+calendar = typer.Typer(help="Working days, as the State Council publishes them each November.")
+app.add_typer(calendar, name="calendar")
+
+Data = Annotated[Path, typer.Option("--data", help="Folder for databases and keys.")]
+Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+
+TABLES = {
+    "registry": registry_tables.metadata,
+    "matching": matching_tables.metadata,
+    "notify": notify_tables.metadata,
+    "targets": targets_tables.metadata,
+}
+
+
+@app.command()
+def serve(
+    data: Data = Path("var/data"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Port = 8000,
+    demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
+) -> None:
+    """Runs the whole suite in one process, until it is stopped."""
+    configure("yingbao", level=os.environ.get("YINGBAO_LOG_LEVEL", "INFO"))
+    try:
+        refuse_unknown(os.environ, [*SETTINGS, SandboxSettings], others=("log",))
+        clock = SimulatedClock(data / "clock.json", start=DEMO_START) if demo else SystemClock()
+        suite = Suite(data, clock=clock, demo=demo)
+    except (UnknownSetting, DataFolderInUse) as error:
+        _fail(str(error))
+    uvicorn.run(
+        suite.app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10
+    )
+
+
+@app.command()
+def demo(
+    port: Port = 8000,
+    data: Data = Path("var/demo"),
+    exit_after: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
+) -> None:
+    """Plays the main job on a sample city and checks that the story came true; exit code 1 when not."""
+    shutil.rmtree(data, ignore_errors=True)
+    data.mkdir(parents=True)
+    with (data / "server.log").open("w") as log:
+        server = subprocess.Popen(  # noqa: S603 - our own command
+            [
+                sys.executable,
+                "-m",
+                "services.cli",
+                "serve",
+                "--demo",
+                "--data",
+                str(data),
+                "--port",
+                str(port),
+            ],
+            env={**os.environ, "YINGBAO_REGISTRY_PARTICIPATIONS_MODE": "batch"},
+            stdout=log,
+            stderr=log,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            _wait_until_up(server, url, data / "server.log")
+            code = story.run(url, token_minter(data), data, exit_after)
+        except KeyboardInterrupt:
+            code = 0
+        finally:
+            server.terminate()
+            server.wait(15)
+    raise typer.Exit(code)
+
+
+@app.command()
+def token(
+    department: Annotated[str, typer.Option(help="Code of the department, such as ADM or HRSS.")],
+    town: Annotated[str | None, typer.Option(help="Limit to the units of one town, by name.")] = None,
+    hours: Annotated[int, typer.Option(min=1, max=24 * 31, help="How long it is valid.")] = 12,
+    data: Data = Path("var/demo"),
+) -> None:
+    """Prints a bearer token of the local issuer, for development."""
+    issuer = LocalIssuer(data / "issuer.jwk", SystemClock())
+    print(  # noqa: T201 - the output is the product
+        issuer.token(
+            department,
+            department=department,
+            town=town,
+            scopes=department_scopes(department),
+            ttl=timedelta(hours=hours),
+        )
+    )
+
+
+@calendar.command("import")
+def import_calendar(
+    file: Annotated[Path, typer.Argument(help="TOML with [[year]]: year, holidays, makeup_days, source.")],
+    url: Annotated[str, typer.Option(help="Address of registry.")] = "http://127.0.0.1:8000/registry",
+    data: Data = Path("var/demo"),
+) -> None:
+    """Sends the working days of one or more years to registry, which tells the others."""
+    bearer = token_minter(data)("HRSS")
+    for year in tomllib.loads(file.read_text())["year"]:
+        body = {
+            "holidays": [str(day) for day in year["holidays"]],
+            "makeup_days": [str(day) for day in year["makeup_days"]],
+            "source": year["source"],
+        }
+        answer = httpx.put(
+            f"{url}/v1/calendar/{year['year']}", json=body, headers={"Authorization": f"Bearer {bearer}"}
+        )
+        if answer.is_error:
+            _fail(answer.text)
+        Console().print(f"{year['year']}: taken over")
+
+
+@app.command()
+def docs(
+    check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
+) -> None:
+    """Writes the generated documents: docs/events.md and the settings in README.md."""
+    stale = documents.write(check=check)
+    if check and stale:
+        _fail(f"stale: {', '.join(map(str, stale))}; run `make docs`")
+
+
+@app.command()
+def revision(service: str, message: str) -> None:
+    """Drafts the migration that brings a service's schema to its tables in code."""
+    folder = Path(__file__).parent / service / "migrations"
+    with TemporaryDirectory() as scratch:
+        database = Database(f"sqlite:///{scratch}/scratch.db")
+        migrations.upgrade(database, folder)
+        written = migrations.write_revision(database, folder, TABLES[service], message)
+        database.close()
+    Console().print(f"wrote {written}" if written else "nothing to do: tables and revisions agree")
+
+
+def token_minter(data: Path) -> Callable[[str], str]:
+    """A function that mints a token for a department with the local issuer of a data folder."""
+    issuer = LocalIssuer(data / "issuer.jwk", SystemClock())
+
+    def mint(department: str) -> str:
+        return issuer.token(department, department=department, scopes=department_scopes(department))
+
+    return mint
+
+
+def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
+    """Returns when the suite answers; ends the command when its process has ended instead."""
+    for _ in range(600):
+        if server.poll() is not None:
+            _fail(f"the suite did not start; its last words:\n{log.read_text()[-2_000:]}")
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/registry/health/ready").is_success:
+                return
+        time.sleep(0.1)
+    _fail(f"the suite did not answer within a minute; see {log}")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(message, style="red", markup=False)
+    raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,454 @@
+"""The legal clock of a unit and the lead that follows it: what the facts of one unit amount to. Pure.
+
+Everything known of a unit is its `Case`. `consider` is the whole rule: it brings clock and lead in line with
+the facts, the same from whatever side it is asked (an event, the passing of time, an official).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from shared.calendar import Calendar
+from shared.clock import start_of, today
+
+NO_TOWN = "市直/未划分"
+"""Owner of the leads of units that no town is known for."""
+
+_DAY = timedelta(days=1)
+_CLOSED = frozenset({"closed", "revoked"})
+_SUSPENDED = "suspended"
+_INSURANCE_NAMES = {"pension": "职工养老", "unemployment": "失业", "injury": "工伤"}
+
+
+class ClockState(StrEnum):
+    """Where a legal clock stands. `waiting`: run out, but participations are not complete that far."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    HELD = "held"
+    SUSPENDED = "suspended"
+    STOPPED = "stopped"
+    DUE = "due"
+
+
+class Stop(StrEnum):
+    """Why a clock is stopped. The last three are rulings of an official and outlast new facts."""
+
+    CLOSED = "closed"
+    NOT_OBLIGED = "not_obliged"
+    DATE_UNKNOWN = "date_unknown"
+    ENROLLED = "enrolled"
+    NO_OBLIGATION = "no_obligation"
+    WRONG_DATA = "wrong_data"
+    SETTLED_BY_INSPECTION = "settled_by_inspection"
+
+
+RULINGS = frozenset({Stop.NO_OBLIGATION, Stop.WRONG_DATA, Stop.SETTLED_BY_INSPECTION})
+
+
+class Hold(StrEnum):
+    """Why messages about a lead are kept back."""
+
+    PAUSED = "paused"
+    CODE = "code"
+    DISPUTED = "disputed"
+    PARKED = "parked"
+    SUSPENDED = "suspended"
+
+
+class LeadState(StrEnum):
+    """`held`: open, but its messages are kept back."""
+
+    OPEN = "open"
+    HELD = "held"
+    ENDED = "ended"
+
+
+class End(StrEnum):
+    """How a lead ended."""
+
+    ENROLLED = "enrolled"
+    NO_OBLIGATION = "no_obligation"
+    UNIT_CLOSED = "unit_closed"
+    WRONG_DATA = "wrong_data"
+    SETTLED_BY_INSPECTION = "settled_by_inspection"
+
+
+_END_OF = {
+    Stop.CLOSED: End.UNIT_CLOSED,
+    Stop.NOT_OBLIGED: End.NO_OBLIGATION,
+    Stop.DATE_UNKNOWN: End.WRONG_DATA,
+    Stop.ENROLLED: End.ENROLLED,
+}
+
+
+class NextStep(StrEnum):
+    """What has to happen next with an open lead."""
+
+    REMINDER = "reminder"
+    SECOND_REMINDER = "second_reminder"
+    VISIT = "visit"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """R01 as the city pack states it. Days are calendar days; `kinds` are the kinds of unit it obliges.
+
+    A participation of any of `void_insurances` in one of `forms` leaves it without ground.
+    """
+
+    id: str
+    name: str
+    version: str
+    source: str
+    kinds: frozenset[str]
+    days: int
+    void_insurances: tuple[str, ...]
+    forms: tuple[str, ...]
+    evidence_class: str
+    stage: str
+    wait_working_days: int
+    late_registration_wait: timedelta
+
+    def is_voided_by(self, insurance: str, form: str) -> bool:
+        """Whether such a participation counts as being insured."""
+        return insurance in self.void_insurances and form in self.forms
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The facts of a unit, as registry last told them."""
+
+    uscc: str
+    name: str
+    kind: str
+    status: str
+    established_on: date | None
+    town: str | None
+    code_confirmed: bool
+    contact_version: int
+    version: int
+    origin: str
+
+
+@dataclass
+class Clock:
+    """The legal clock of a unit.
+
+    It ends with the day `deadline`, so it has run out from `due_at`, 00:00 of the day after. `look_at` is the
+    next instant at which time alone changes something, None when only new facts can. `not_before` keeps the
+    message back where the clock had run out before the unit was registered.
+    """
+
+    uscc: str
+    partition: int
+    recorded_at: datetime
+    established_on: date | None = None
+    deadline: date | None = None
+    provisional: bool = False
+    due_at: datetime | None = None
+    look_at: datetime | None = None
+    state: ClockState = ClockState.RUNNING
+    reason: str | None = None
+    not_before: datetime | None = None
+
+
+@dataclass
+class Lead:
+    """A suspected breach, from its first opening on; `episode` counts how often it was opened.
+
+    `reason` is a sentence an official can read, `evidence` what was known when it opened, `held` why its
+    messages are kept back. While it is open it has an owner, a next step and a day for it.
+    """
+
+    id: str
+    rule: str
+    uscc: str
+    episode: int
+    stage: str
+    state: LeadState
+    reason: str
+    evidence_class: str
+    evidence: Mapping[str, Any]
+    established_on: date
+    deadline: date
+    held: list[str]
+    owner: str
+    opened_at: datetime
+    not_before: datetime | None
+    next_step: str | None
+    next_on: date | None
+    end: str | None = None
+    end_reason: str | None = None
+    ended_at: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Open or held."""
+        return self.state is not LeadState.ENDED
+
+    def hold(self, reasons: list[str]) -> None:
+        """Keeps messages back for these reasons, and no other."""
+        self.held = reasons
+        self.state = LeadState.HELD if reasons else LeadState.OPEN
+
+    def resolve(self, end: str, reason: str, *, now: datetime) -> None:
+        """Ends the lead."""
+        self.held, self.state = [], LeadState.ENDED
+        self.end, self.end_reason, self.ended_at = end, reason, now
+        self.next_step = self.next_on = None
+
+
+@dataclass
+class Case:
+    """All that matching knows of one unit.
+
+    `enrolled_from` is the earliest start of a participation that leaves the rule without ground; it may lie
+    in the future. `frozen`: messages about the unit are parked, so its facts may be out of date.
+    """
+
+    uscc: str
+    unit: Unit | None = None
+    clock: Clock | None = None
+    lead: Lead | None = None
+    enrolled_from: date | None = None
+    frozen: bool = False
+    told: tuple[object, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.told = self._facts()
+
+    def facts_have_changed(self) -> bool:
+        """Whether facts of an open lead differ from those last told; from now on they are told."""
+        before, self.told = self.told, self._facts()
+        return before != self.told
+
+    def _facts(self) -> tuple[object, ...]:
+        unit, lead = self.unit, self.lead
+        if unit is None or lead is None:
+            return ()
+        return (unit.name, unit.kind, unit.town, unit.contact_version, lead.established_on, lead.deadline)
+
+
+class Fact(StrEnum):
+    """What happened to a lead."""
+
+    OPENED = "opened"
+    CHANGED = "changed"
+    HELD = "held"
+    RELEASED = "released"
+    RESOLVED = "resolved"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that happened to the lead of a case; `detail` is the hold's reason or the end."""
+
+    fact: Fact
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What `consider` needs beside the case. `complete_through`: participations of its partition, None: never said."""
+
+    now: datetime
+    rule: Rule
+    calendar: Calendar
+    complete_through: date | None
+
+
+def start_clock(case: Case, unit: Unit, about: Circumstances, *, recorded_at: datetime, partition: int) -> None:
+    """Takes in a unit that was not known. Who is overdue already is given time to declare its people."""
+    clock = case.clock = Clock(case.uscc, partition, recorded_at)
+    case.unit = unit
+    _set_deadline(clock, unit, about)
+    if clock.due_at is not None and clock.due_at <= recorded_at:
+        clock.not_before = recorded_at + about.rule.late_registration_wait
+
+
+def consider(case: Case, about: Circumstances) -> Iterator[Step]:
+    """Brings clock and lead of a case in line with its facts, step by step.
+
+    Each step is yielded when the case stands as the step says, so the caller may read it there.
+    """
+    unit, clock = case.unit, case.clock
+    if unit is None or clock is None:
+        return
+    before = clock.established_on
+    _set_deadline(clock, unit, about)
+    later = before is not None and clock.established_on is not None and clock.established_on > before
+    if later and case.lead and case.lead.is_open:
+        yield _resolve(case.lead, End.WRONG_DATA, f"设立日期更正为 {clock.established_on}，原期限作废", about)
+    stop = _stop(case, clock, unit, about)
+    lead_is_open = case.lead is not None and case.lead.is_open
+    if stop is not None:
+        clock.state, clock.reason = ClockState.STOPPED, stop
+        if case.lead and lead_is_open:
+            yield _resolve(case.lead, _END_OF[stop], _why_ended(stop, case), about)
+    elif case.lead and lead_is_open:
+        yield from _keep_current(case, case.lead, clock, unit, about)
+    else:
+        clock.state, clock.reason = _standing(case, clock, unit, about)
+        if clock.state is ClockState.DUE:
+            _open(case, clock, unit, about)
+            yield Step(Fact.OPENED)
+    clock.look_at = _next_look(case, clock, about)
+
+
+def can_be_opened(case: Case, about: Circumstances) -> bool:
+    """Whether nothing but a ruling of an official keeps the lead of a case closed."""
+    unit, clock = case.unit, case.clock
+    if unit is None or clock is None or clock.deadline is None:
+        return False
+    return (
+        _stop_by_facts(case, unit, about) is None
+        and _standing(case, clock, unit, about)[0] is ClockState.DUE
+    )
+
+
+def _set_deadline(clock: Clock, unit: Unit, about: Circumstances) -> None:
+    """A day that messages have named stays, unless the date of establishment itself was wrong."""
+    if clock.established_on == unit.established_on and clock.state is ClockState.DUE:
+        return
+    if clock.established_on != unit.established_on and clock.reason == Stop.WRONG_DATA:
+        clock.reason = None
+    clock.established_on = unit.established_on
+    if unit.established_on is None:
+        clock.deadline, clock.provisional, clock.due_at = None, False, None
+        return
+    end = about.calendar.end_of_period(unit.established_on, about.rule.days)
+    clock.deadline, clock.provisional, clock.due_at = end.day, end.provisional, start_of(end.day + _DAY)
+
+
+def _stop(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> Stop | None:
+    if clock.reason in RULINGS:
+        return Stop(clock.reason)
+    return _stop_by_facts(case, unit, about)
+
+
+def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
+    if unit.status in _CLOSED:
+        return Stop.CLOSED
+    if unit.kind not in about.rule.kinds:
+        return Stop.NOT_OBLIGED
+    if unit.established_on is None:
+        return Stop.DATE_UNKNOWN
+    if case.enrolled_from is not None and case.enrolled_from <= today(about.now):
+        return Stop.ENROLLED
+    return None
+
+
+def _standing(
+    case: Case, clock: Clock, unit: Unit, about: Circumstances
+) -> tuple[ClockState, str | None]:
+    """Where a clock stands that nothing stops, and why it is held."""
+    assert clock.deadline is not None  # noqa: S101 - a clock without a date is stopped
+    if case.frozen:
+        return ClockState.HELD, Hold.PARKED
+    if unit.status == _SUSPENDED:
+        return ClockState.SUSPENDED, None
+    if today(about.now) <= clock.deadline:
+        return ClockState.RUNNING, None
+    if about.complete_through is None or about.complete_through < clock.deadline:
+        return ClockState.WAITING, None
+    if clock.provisional:
+        return ClockState.HELD, "provisional"
+    return ClockState.DUE, None
+
+
+def _next_look(case: Case, clock: Clock, about: Circumstances) -> datetime | None:
+    if clock.state is ClockState.STOPPED:
+        return None
+    looks = [clock.due_at] if clock.state is ClockState.RUNNING else []
+    if case.enrolled_from is not None:  # it lies ahead: otherwise the clock were stopped
+        looks.append(start_of(case.enrolled_from))
+    return min((look for look in looks if look is not None), default=None)
+
+
+def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
+    assert clock.deadline is not None  # noqa: S101
+    assert clock.established_on is not None  # noqa: S101
+    year = about.calendar.years.get(clock.deadline.year)
+    case.lead = Lead(
+        id=f"{about.rule.id}-{case.uscc}",
+        rule=about.rule.id,
+        uscc=case.uscc,
+        episode=case.lead.episode + 1 if case.lead else 1,
+        stage=about.rule.stage,
+        state=LeadState.OPEN,
+        reason=_sentence(clock.established_on, clock.deadline, about),
+        evidence_class=about.rule.evidence_class,
+        evidence={
+            "rule_version": about.rule.version,
+            "established_on": clock.established_on.isoformat(),
+            "deadline": clock.deadline.isoformat(),
+            "calendar_source": year.source if year else None,
+            "participations_complete_through": about.complete_through and about.complete_through.isoformat(),
+        },
+        established_on=clock.established_on,
+        deadline=clock.deadline,
+        held=[],
+        owner=unit.town or NO_TOWN,
+        opened_at=about.now,
+        not_before=clock.not_before,
+        next_step=NextStep.REMINDER,
+        next_on=about.calendar.next_working_day(today(about.now)),
+    )
+    case.lead.hold(_holds(case, unit, paused=[]))
+    case.facts_have_changed()
+
+
+def _keep_current(
+    case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circumstances
+) -> Iterator[Step]:
+    clock.state, clock.reason = ClockState.DUE, None
+    assert clock.deadline is not None  # noqa: S101
+    assert clock.established_on is not None  # noqa: S101
+    if lead.established_on != clock.established_on:
+        lead.established_on, lead.deadline = clock.established_on, clock.deadline
+        lead.reason = _sentence(clock.established_on, clock.deadline, about)
+    lead.owner = unit.town or NO_TOWN
+    before = lead.held
+    lead.hold(_holds(case, unit, paused=[r for r in before if r in (Hold.PAUSED, Hold.DISPUTED)]))
+    if case.facts_have_changed():
+        yield Step(Fact.CHANGED)
+    for reason in lead.held:
+        if reason not in before:
+            yield Step(Fact.HELD, reason)
+    for reason in before:
+        if reason not in lead.held:
+            yield Step(Fact.RELEASED, reason)
+
+
+def _holds(case: Case, unit: Unit, *, paused: list[str]) -> list[str]:
+    reasons = [
+        (not unit.code_confirmed, Hold.CODE),
+        (unit.status == _SUSPENDED, Hold.SUSPENDED),
+        (case.frozen, Hold.PARKED),
+    ]
+    return sorted([*paused, *(reason.value for applies, reason in reasons if applies)])
+
+
+def _resolve(lead: Lead, end: End, reason: str, about: Circumstances) -> Step:
+    lead.resolve(end, reason, now=about.now)
+    return Step(Fact.RESOLVED, end)
+
+
+def _why_ended(stop: Stop, case: Case) -> str:
+    return {
+        Stop.CLOSED: "单位已注销或吊销",
+        Stop.NOT_OBLIGED: "单位类型更正后不在应参保范围",
+        Stop.DATE_UNKNOWN: "设立日期已撤销，期限无从计算",
+        Stop.ENROLLED: f"自 {case.enrolled_from} 起有单位参保记录",
+    }[stop]
+
+
+def _sentence(established_on: date, deadline: date, about: Circumstances) -> str:
+    insurances = "、".join(_INSURANCE_NAMES.get(name, name) for name in about.rule.void_insurances)
+    return (
+        f"{established_on} 设立，至法定期限 {deadline} 届满仍无{insurances}的单位参保记录"
+        f"（参保数据完整至 {about.complete_through}）。"
+    )

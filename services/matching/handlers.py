@@ -1,0 +1,307 @@
+"""How matching reacts to what registry and notify tell. The whole of it is the table at the bottom.
+
+Facts of one unit come in order; each is taken in and the case considered again before the next.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from uuid import NAMESPACE_OID, uuid5
+
+from services.matching.domain import Case, Lead, NextStep, Unit, start_clock
+from services.matching.store import PARTICIPATIONS
+from services.matching.work import MatchingWork
+from shared.calendar import Year
+from shared.clock import today
+from shared.events.matching import VisitRequested
+from shared.events.notify import (
+    NoticeDelivered,
+    NoticeFacts,
+    NoticeHandedOver,
+    NoticeUnreached,
+    NoticeWithdrawn,
+)
+from shared.events.registry import (
+    DataComplete,
+    ParticipationCancelled,
+    ParticipationEnded,
+    ParticipationFacts,
+    ParticipationStarted,
+    ReferenceChanged,
+    UnitChanged,
+    UnitClosed,
+    UnitFacts,
+    UnitRegistered,
+)
+from shared.messaging.bus import partition_of
+from shared.messaging.consumer import Received, on
+from shared.storage.work import Cause
+
+CHUNK = 500
+"""Units considered at once when a new calendar moves deadlines."""
+
+
+# -- units ---------------------------------------------------------------------------------------------
+
+
+def take_unit_facts(work: MatchingWork, received: Sequence[Received[UnitFacts]]) -> None:
+    """Starts, moves, suspends or stops the clock of each unit as its new facts ask."""
+    cases = work.cases(item.event.uscc for item in received)
+    for item in received:
+        case, unit = cases[item.event.uscc], _unit(item.event)
+        if case.unit is not None and case.unit.version >= unit.version:
+            continue
+        if case.clock is None:
+            partition = partition_of(unit.uscc)
+            start_clock(
+                case, unit, work.circumstances(case), recorded_at=item.time, partition=partition
+            )
+        case.unit = unit
+        work.reconsider(case, item.cause)
+    work.save(cases)
+
+
+def _unit(event: UnitFacts) -> Unit:
+    return Unit(
+        uscc=event.uscc,
+        name=event.unit_name,
+        kind=event.kind,
+        status=event.status,
+        established_on=event.established_on,
+        town=event.town,
+        code_confirmed=event.code_confirmed,
+        contact_version=event.contact_version,
+        version=event.version,
+        origin=event.origin,
+    )
+
+
+# -- participations ------------------------------------------------------------------------------------
+
+
+def take_started(work: MatchingWork, received: Sequence[Received[ParticipationStarted]]) -> None:
+    """Stops the clock or resolves the lead of a unit that insures somebody; a future start is waited for."""
+    _take_participations(work, received, "in_force")
+
+
+def take_ended(work: MatchingWork, received: Sequence[Received[ParticipationEnded]]) -> None:
+    """Keeps the end. It was true until then, so it brings no clock back."""
+    _take_participations(work, received, "ended")
+
+
+def _take_participations(
+    work: MatchingWork, received: Sequence[Received[ParticipationFacts]], state: str
+) -> None:
+    of_units = _through_units(received)
+    cases = work.cases(uscc for uscc, _ in of_units)
+    _keep_participations(work, of_units, state)
+    for uscc, item in of_units:
+        case, event = cases[uscc], item.event
+        if not work.rule.is_voided_by(event.insurance, event.form):
+            continue
+        if case.enrolled_from is None or event.started_on < case.enrolled_from:
+            case.enrolled_from = event.started_on
+            work.reconsider(case, item.cause)
+    work.save(cases)
+
+
+def take_back_cancelled(work: MatchingWork, received: Sequence[Received[ParticipationCancelled]]) -> None:
+    """Gives a unit its clock back, with the old deadline, when nothing true is left that stopped it."""
+    of_units = _through_units(received)
+    cases = work.cases(uscc for uscc, _ in of_units)
+    starts = work.store.starts(cases)
+    _keep_participations(work, of_units, "cancelled")
+    for uscc, item in of_units:
+        case = cases[uscc]
+        if starts[uscc].pop(item.event.participation_id, None) is not None:
+            case.enrolled_from = min(starts[uscc].values(), default=None)
+            work.reconsider(case, item.cause)
+    work.save(cases)
+
+
+def _through_units[E: ParticipationFacts](
+    received: Sequence[Received[E]],
+) -> list[tuple[str, Received[E]]]:
+    return [(item.event.uscc, item) for item in received if item.event.uscc is not None]
+
+
+def _keep_participations(
+    work: MatchingWork, of_units: Sequence[tuple[str, Received[ParticipationFacts]]], state: str
+) -> None:
+    work.store.put_participations(
+        {
+            "id": item.event.participation_id,
+            "uscc": uscc,
+            "person": item.event.person,
+            "insurance": item.event.insurance,
+            "form": item.event.form,
+            "started_on": item.event.started_on,
+            "state": state,
+            "taken_in_at": work.now,
+        }
+        for uscc, item in of_units
+    )
+
+
+# -- what concerns every unit --------------------------------------------------------------------------
+
+
+def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]) -> None:
+    """Lets the clocks go on that waited for participations of these days. Completeness only moves forward."""
+    known: dict[str, dict[int, date]] = {}
+    for item in received:
+        dataset, through = item.event.dataset, item.event.through
+        days = known.setdefault(dataset, work.store.complete_of(dataset)) 
+        days[item.partition] = max(through, days.get(item.partition, through))
+    for dataset, days in known.items():
+        work.store.put_complete(dataset, days)
+    if PARTICIPATIONS in known:
+        work.complete = known[PARTICIPATIONS]
+        for partition in {i.partition for i in received if i.event.dataset == PARTICIPATIONS}:
+            work.store.end_waiting(partition, work.complete[partition])
+
+
+def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChanged]]) -> None:
+    """Moves the pending deadlines that a newly published year changes."""
+    for item in received:
+        event = item.event
+        if event.reference != "calendar":
+            continue
+        year = Year(event.year, frozenset(event.holidays), frozenset(event.makeup_days), event.source)
+        work.store.put_year(year)
+        work.calendar = work.calendar.with_year(year)
+        usccs = work.store.resting_on(event.year, item.partition, days=work.rule.days)
+        for start in range(0, len(usccs), CHUNK):
+            cases = work.cases(usccs[start : start + CHUNK])
+            for case in cases.values():
+                work.reconsider(case, item.cause)
+            work.save(cases)
+
+
+# -- notices -------------------------------------------------------------------------------------------
+
+
+def follow_handed_over(work: MatchingWork, received: Sequence[Received[NoticeHandedOver]]) -> None:
+    """Dates the next step of the ladder from the day of the hand-over."""
+    cases = _cases_of(work, received)
+    for item in received:
+        lead = _lead(cases, item.event)
+        if lead is None:
+            continue
+        if lead.is_open and lead.episode == item.event.episode:
+            day = work.calendar.add_working_days(today(item.event.at), work.rule.wait_working_days).day
+            lead.next_step, lead.next_on = NextStep.SECOND_REMINDER, day
+        _note(work, lead, item, channel=item.event.channel, reference=item.event.reference)
+    work.save(cases)
+
+
+def follow_delivered(work: MatchingWork, received: Sequence[Received[NoticeDelivered]]) -> None:
+    """Keeps it in the history."""
+    cases = _cases_of(work, received)
+    for item in received:
+        if lead := _lead(cases, item.event):
+            _note(work, lead, item, channel=item.event.channel)
+    work.save(cases)
+
+
+def follow_withdrawn(work: MatchingWork, received: Sequence[Received[NoticeWithdrawn]]) -> None:
+    """Keeps it in the history."""
+    cases = _cases_of(work, received)
+    for item in received:
+        if lead := _lead(cases, item.event):
+            _note(work, lead, item, reason=item.event.reason)
+    work.save(cases)
+
+
+def ask_for_visits(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
+    """Asks the town to look in where a notice reached nobody, once per notice."""
+    cases = _cases_of(work, received)
+    asked: dict[str, tuple[VisitRequested, Cause]] = {}
+    for item in received:
+        event = item.event
+        lead = _lead(cases, event)
+        if lead is None:
+            continue
+        if lead.is_open and lead.episode == event.episode:
+            lead.next_step = NextStep.VISIT
+            lead.next_on = work.calendar.add_working_days(today(event.at), 1).day
+        _note(work, lead, item, reason=event.reason)
+        asked.setdefault(event.notice_id, (_visit(cases[event.uscc], lead, event), item.cause))
+    rows = [
+        {
+            "id": visit.visit_id,
+            "notice_id": notice_id,
+            "lead_id": visit.lead_id,
+            "uscc": visit.uscc,
+            "town": visit.town,
+            "state": "open",
+            "reason": visit.reason,
+            "created_at": work.now,
+        }
+        for notice_id, (visit, _) in asked.items()
+    ]
+    new = work.store.add_visits(rows)
+    for notice_id, (visit, cause) in asked.items():
+        if notice_id in new:
+            work.emit(visit, cause=cause)
+    work.save(cases)
+
+
+def _visit(case: Case, lead: Lead, event: NoticeUnreached) -> VisitRequested:
+    return VisitRequested(
+        visit_id=str(uuid5(NAMESPACE_OID, f"visit:{event.notice_id}")),
+        lead_id=lead.id,
+        uscc=event.uscc,
+        town=case.unit.town if case.unit else None,
+        reason=event.reason,
+    )
+
+
+def _cases_of(work: MatchingWork, received: Sequence[Received[NoticeFacts]]) -> dict[str, Case]:
+    return work.cases(item.event.uscc for item in received if item.event.lead_id is not None)
+
+
+def _lead(cases: dict[str, Case], event: NoticeFacts) -> Lead | None:
+    case = cases.get(event.uscc)
+    return case.lead if case and case.lead and case.lead.id == event.lead_id else None
+
+
+def _note(work: MatchingWork, lead: Lead, item: Received[NoticeFacts], **details: str) -> None:
+    action = item.event.name.split(".")[1]
+    work.note(lead, action, item.cause, notice_id=item.event.notice_id, stage=item.event.stage, **details)
+
+
+# -- parked keys ---------------------------------------------------------------------------------------
+
+
+def freeze(work: MatchingWork, subject: str) -> None:
+    """Holds clock and lead of a key with a parked message: the facts may be out of date."""
+    work.store.freeze(subject)
+    _reconsider_key(work, subject)
+
+
+def thaw(work: MatchingWork, subject: str) -> None:
+    """Lets them go on."""
+    work.store.thaw(subject)
+    _reconsider_key(work, subject)
+
+
+def _reconsider_key(work: MatchingWork, subject: str) -> None:
+    cases = work.cases([subject])
+    work.reconsider(cases[subject], Cause("matching", f"parked-{subject}"))
+    work.save(cases)
+
+
+SUBSCRIPTIONS = (
+    on(UnitRegistered, take_unit_facts),
+    on(UnitChanged, take_unit_facts),
+    on(UnitClosed, take_unit_facts),
+    on(ParticipationStarted, take_started),
+    on(ParticipationEnded, take_ended),
+    on(ParticipationCancelled, take_back_cancelled),
+    on(DataComplete, take_complete),
+    on(ReferenceChanged, take_calendar),
+    on(NoticeHandedOver, follow_handed_over),
+    on(NoticeDelivered, follow_delivered),
+    on(NoticeWithdrawn, follow_withdrawn),
+    on(NoticeUnreached, ask_for_visits),
+)

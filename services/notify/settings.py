@@ -1,0 +1,92 @@
+"""What notify is told from outside: its settings, and the city's rules for messages."""
+
+import re
+from datetime import time, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from services.notify.domain import Hours, Rules, Sending, SendingState, Template, TextError
+from services.notify.fragments import TextTooLongError, fragments
+from shared.calendar import load_calendar
+from shared.documents import Document, DocumentError, read_toml
+from shared.settings import ServiceSettings
+
+LONGEST_NAME = 200
+"""Characters of a unit's name; a text with such a name still has to fit."""
+
+
+class NotifySettings(ServiceSettings):
+    """Settings of notify. The carrier's are those of one 云MAS account, or of the sandbox that plays it."""
+
+    model_config = SettingsConfigDict(env_prefix="YINGBAO_NOTIFY_")
+
+    registry_url: str = Field(
+        "http://127.0.0.1:8000/registry", description="Address of registry for the last look, prefix included"
+    )
+    client_id: str = Field("notify", description="Client that the last look is asked as")
+    look_timeout_s: float = Field(2.0, gt=0, description="How long the last look may take, in seconds")
+    submit_within_s: float = Field(
+        5.0, gt=0, description="A message reaches the carrier within so many seconds of its last look, or not"
+    )
+    carrier: Literal["sandbox", "yunmas"] = Field(
+        "sandbox", description="sandbox: sending begins on and uncapped; yunmas: off, and 500 a day once on"
+    )
+    carrier_url: str = Field(
+        "http://127.0.0.1:8000/sandbox/yunmas", description="Address of the carrier, before /sms/norsubmit"
+    )
+    carrier_timeout_s: float = Field(3.0, gt=0, description="How long one submission may take, in seconds")
+    account: str = Field(
+        "yunmas", pattern=r"^[a-z0-9-]{1,32}$", description="Name of the account in the receipts' address"
+    )
+    ec_name: str = Field("演示单位", description="ecName of the account")
+    ap_id: str = Field("sandbox", description="apId of the account")
+    secret_key: SecretStr = Field(SecretStr("sandbox-secret"), description="Secret key of the account")
+    sign: str = Field("SIGN01", description="Code of the signature, as registered with the carrier")
+    callback_secret: SecretStr | None = Field(
+        None, min_length=16, description="Last part of the receipts' address; must be set"
+    )
+    rate_per_s: float = Field(100.0, gt=0, description="Messages a second that the carrier takes")
+
+
+def read_rules(settings: NotifySettings, pack: Path) -> Rules:
+    """The rules of a city pack. Raises DocumentError where a file or a text lacks something."""
+    sending, texts = read_toml(pack / "sending.toml"), read_toml(pack / "texts.toml")
+    sandbox = settings.carrier == "sandbox"
+    return Rules(
+        hours=Hours(
+            opens=sending.need("hours.opens", time),
+            closes=sending.need("hours.closes", time),
+            blocked_from=sending.need("hours.blocked_from", time),
+            blocked_until=sending.need("hours.blocked_until", time),
+            working_days_only=sending.need("hours.working_days_only", bool),
+        ),
+        calendar=load_calendar(pack),
+        cap=sending.need("cap.per_recipient", int),
+        cap_days=timedelta(days=sending.need("cap.days", int)),
+        silence=timedelta(hours=sending.need("waits.silence_hours", int)),
+        unknown=timedelta(hours=sending.need("waits.unknown_hours", int)),
+        office=texts.need("issuer.office", str),
+        service_number=texts.need("issuer.service_number", str),
+        signature=texts.need("issuer.signature", str),
+        templates={
+            (rule, stage): _template(texts.part(f"{rule}.{stage}"), texts)
+            for rule in texts.data
+            if re.fullmatch(r"R\d\d", rule)
+            for stage in texts.part(rule).data
+        },
+        account=settings.account,
+        sending=Sending(SendingState.ON, None) if sandbox else Sending(SendingState.OFF, 500),
+    )
+
+
+def _template(part: Document, texts: Document) -> Template:
+    try:
+        template = Template(part.need("sms", str), part.texts("words"))
+        longest = template.text + "名" * LONGEST_NAME + texts.need("issuer.office", str)
+        fragments(texts.need("issuer.signature", str), longest)
+    except (TextError, TextTooLongError) as error:
+        raise DocumentError(f"{part.file}: {part.at}.sms: {error}") from error
+    return template

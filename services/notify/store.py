@@ -1,0 +1,334 @@
+"""Every SQL statement of notify."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from services.notify.domain import (
+    UNSENT,
+    Attempt,
+    AttemptState,
+    Facts,
+    Notice,
+    NoticeState,
+    Rules,
+    Sending,
+    SendingState,
+)
+from services.notify.tables import (
+    PLUMBING,
+    attempt,
+    attempt_notice,
+    calendar_year,
+    notice,
+    receipt,
+    sending,
+    unit_contact,
+)
+from shared.calendar import Calendar, Year
+from shared.clock import start_of, today
+from shared.storage.database import insert_new, upsert
+
+_KEY: Final = ("lead_id", "rule", "episode", "stage", "recipient", "uscc", "created_at", "correlation")
+_MUTABLE: Final = tuple(
+    column.name for column in notice.c if column.name not in ("id", *_KEY)
+)
+ADOPTABLE: Final = timedelta(days=7)
+"""A receipt is about a submission of unknown outcome that is at most so old."""
+
+
+@dataclass
+class Phone:
+    """What stands against one more message to a phone, oldest of the recent submissions first."""
+
+    open: bool = False
+    unknown: bool = False
+    recent: list[datetime] = field(default_factory=list)
+
+
+class Store:
+    """Reads and writes on one connection."""
+
+    def __init__(self, db: sa.Connection, rules: Rules) -> None:
+        self._db = db
+        self._rules = rules
+
+    # -- notices -----------------------------------------------------------------------------------
+
+    def add_notices(self, notices: Sequence[Notice], *, at: datetime) -> None:
+        """Adds those whose key is new; ids are distinct."""
+        insert_new(self._db, notice, [_notice_row(n, at) for n in notices], key=["id"])
+
+    def save_notices(self, notices: Sequence[Notice], *, at: datetime) -> None:
+        """Writes changed notices back."""
+        if not notices:
+            return
+        statement = sa.update(notice).where(notice.c.id == sa.bindparam("b_id"))
+        values = {name: sa.bindparam(f"b_{name}", type_=notice.c[name].type) for name in _MUTABLE}
+        rows = [_notice_row(n, at) for n in notices]
+        self._db.execute(
+            statement.values(values), [{f"b_{name}": row[name] for name in ("id", *_MUTABLE)} for row in rows]
+        )
+
+    def notices(self, ids: Iterable[str]) -> dict[str, Notice]:
+        """Notices by id."""
+        return {n.id: n for n in self._notices(notice.c.id.in_(list(ids)))}
+
+    def due_notices(self, now: datetime, limit: int) -> list[Notice]:
+        """What delivery should look at, the longest due first."""
+        return self._notices(notice.c.due_at <= now, order=(notice.c.due_at, notice.c.id), limit=limit)
+
+    def unsent_of_leads(self, lead_ids: Iterable[str]) -> list[Notice]:
+        """Unsent notices about these leads."""
+        return self._notices(notice.c.lead_id.in_(set(lead_ids)), notice.c.state.in_(UNSENT))
+
+    def unsent_of_units(self, usccs: Iterable[str]) -> list[Notice]:
+        """Unsent notices about these units."""
+        return self._notices(notice.c.uscc.in_(set(usccs)), notice.c.state.in_(UNSENT))
+
+    def covered(self, reference: str) -> list[Notice]:
+        """The notices that an attempt covers."""
+        ids = sa.select(attempt_notice.c.notice_id).where(attempt_notice.c.reference == reference)
+        return self._notices(notice.c.id.in_(ids), order=(notice.c.id,))
+
+    def held_for(self, reason: str, mobile_index: str | None = None) -> list[Notice]:
+        """Held notices with a reason, of one phone where it is given."""
+        where = [notice.c.state == NoticeState.HELD, _holds(reason)]
+        if mobile_index is not None:
+            where.append(notice.c.mobile_index == mobile_index)
+        return self._notices(*where)
+
+    def page(
+        self, where: Mapping[str, str | None], after: tuple[datetime, str] | None, limit: int
+    ) -> list[Notice]:
+        """Notices in order of creation, behind a place in that order; None filters nothing."""
+        conditions = [notice.c[name] == value for name, value in where.items() if value is not None]
+        if after is not None:
+            place = sa.tuple_(notice.c.created_at, notice.c.id)
+            conditions.append(place > sa.tuple_(sa.literal(after[0], notice.c.created_at.type), after[1]))
+        return self._notices(*conditions, order=(notice.c.created_at, notice.c.id), limit=limit)
+
+    def first_due(self) -> datetime | None:
+        """When the earliest notice should be looked at."""
+        due: datetime | None = self._db.scalar(sa.select(sa.func.min(notice.c.due_at)))
+        return due
+
+    def contacts_overdue(self, before: datetime) -> int:
+        """Notices that have waited for a contact version since before an instant."""
+        waiting = notice.c.state == NoticeState.HELD, _holds("contact"), notice.c.changed_at < before
+        return self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(*waiting)) or 0
+
+    def _notices(
+        self, *where: sa.ColumnElement[bool], order: Sequence[Any] = (), limit: int | None = None
+    ) -> list[Notice]:
+        return [
+            _notice(row)
+            for row in self._db.execute(sa.select(notice).where(*where).order_by(*order).limit(limit))
+        ]
+
+    # -- contacts ----------------------------------------------------------------------------------
+
+    def contacts(self, usccs: Iterable[str]) -> dict[str, tuple[int, bytes]]:
+        """Version and ciphertext of the contacts of units."""
+        rows = self._db.execute(sa.select(unit_contact).where(unit_contact.c.uscc.in_(set(usccs))))
+        return {row.uscc: (row.version, row.contacts) for row in rows}
+
+    def put_contacts(self, contacts: Mapping[str, tuple[int, bytes]]) -> None:
+        """Replaces the contacts of units."""
+        rows = [{"uscc": u, "version": v, "contacts": c} for u, (v, c) in sorted(contacts.items())]
+        upsert(self._db, unit_contact, rows, key=["uscc"], update=["version", "contacts"])
+
+    def parked(self, usccs: Iterable[str]) -> set[str]:
+        """Those units with a message that is parked here."""
+        subject = PLUMBING.parked.c.subject
+        return set(self._db.scalars(sa.select(subject).distinct().where(subject.in_(set(usccs)))))
+
+    # -- attempts ----------------------------------------------------------------------------------
+
+    def add_attempts(self, attempts: Sequence[tuple[Attempt, bytes, str]]) -> None:
+        """Adds attempts, each with the ciphertext of its mobile and the notice it covers."""
+        if attempts:
+            rows = [{**asdict(a), "mobile": sealed} for a, sealed, _ in attempts]
+            self._db.execute(sa.insert(attempt), rows)
+            covers = [{"reference": a.reference, "notice_id": id_} for a, _, id_ in attempts]
+            self._db.execute(sa.insert(attempt_notice), covers)
+
+    def save_attempt(self, reference: str, **values: Any) -> None:
+        """Writes new values of one attempt."""
+        self._db.execute(sa.update(attempt).where(attempt.c.reference == reference).values(**values))
+
+    def attempt(self, reference: str) -> Any:
+        """One attempt's row, None when there is none."""
+        return self._db.execute(sa.select(attempt).where(attempt.c.reference == reference)).first()
+
+    def attempts_of(self, notice_id: str) -> list[Any]:
+        """The rows of a notice's attempts, oldest first."""
+        ours = sa.select(attempt_notice.c.reference).where(attempt_notice.c.notice_id == notice_id)
+        return list(
+            self._db.execute(
+                sa.select(attempt)
+                .where(attempt.c.reference.in_(ours))
+                .order_by(attempt.c.opened_at, attempt.c.reference)
+            )
+        )
+
+    def open_attempts(self) -> list[str]:
+        """References of attempts that are open."""
+        return list(
+            self._db.scalars(
+                sa.select(attempt.c.reference)
+                .where(attempt.c.state == sa.literal_column("'open'"))
+                .order_by(attempt.c.reference)
+            )
+        )
+
+    def expired_attempts(self, now: datetime, limit: int) -> list[Any]:
+        """Rows of attempts whose wait for a receipt or an outcome is over."""
+        where = attempt.c.expires_at <= now
+        order = attempt.c.expires_at, attempt.c.reference
+        return list(self._db.execute(sa.select(attempt).where(where).order_by(*order).limit(limit)))
+
+    def first_expiry(self) -> datetime | None:
+        """When the earliest wait for a receipt or an outcome is over."""
+        expiry: datetime | None = self._db.scalar(sa.select(sa.func.min(attempt.c.expires_at)))
+        return expiry
+
+    def phones(self, indexes: Iterable[str], since: datetime) -> dict[str, Phone]:
+        """What stands against more messages to phones; submissions since an instant count for the cap."""
+        wanted = set(indexes)
+        found = {index: Phone() for index in wanted}
+        unsettled = attempt.c.state.in_([AttemptState.OPEN, AttemptState.UNKNOWN])
+        counted = attempt.c.state == AttemptState.ACCEPTED
+        rows = self._db.execute(
+            sa.select(attempt.c.mobile_index, attempt.c.state, attempt.c.opened_at, attempt.c.expires_at)
+            .where(attempt.c.mobile_index.in_(wanted))
+            .where(unsettled | counted & (attempt.c.opened_at > since))
+            .order_by(attempt.c.opened_at)
+        )
+        for row in rows:
+            phone = found[row.mobile_index]
+            phone.open |= row.state == AttemptState.OPEN
+            phone.unknown |= row.state == AttemptState.UNKNOWN and row.expires_at is not None
+            if row.opened_at > since:
+                phone.recent.append(row.opened_at)
+        return found
+
+    def submitted_since(self, start: datetime) -> int:
+        """How many submissions count for the daily cap: all but those that provably never left."""
+        where = attempt.c.opened_at >= start, attempt.c.state != AttemptState.RELEASED
+        return self._db.scalar(sa.select(sa.func.count()).select_from(attempt).where(*where)) or 0
+
+    # -- receipts ----------------------------------------------------------------------------------
+
+    def add_receipt(self, **values: Any) -> int:
+        """Keeps a receipt; returns its number."""
+        seq: int = self._db.scalar(sa.insert(receipt).values(**values).returning(receipt.c.seq)) or 0
+        return seq
+
+    def match_receipt(self, seq: int, reference: str) -> None:
+        """Notes which attempt a receipt is about."""
+        self._db.execute(sa.update(receipt).where(receipt.c.seq == seq).values(reference=reference))
+
+    def attempt_named(self, account: str, message_group: str, mobile_index: str) -> Any:
+        """The attempt that a receipt names, None when no recorded one."""
+        return self._db.execute(
+            sa.select(attempt).where(
+                attempt.c.message_group == message_group,
+                attempt.c.account == account,
+                attempt.c.mobile_index == mobile_index,
+            )
+        ).first()
+
+    def unknown_attempts(self, account: str, mobile_index: str, since: datetime) -> list[Any]:
+        """Attempts of unknown outcome to a phone, also those given up, since an instant."""
+        return list(
+            self._db.execute(
+                sa.select(attempt).where(
+                    attempt.c.mobile_index == mobile_index,
+                    attempt.c.opened_at > since,
+                    attempt.c.account == account,
+                    attempt.c.state == AttemptState.UNKNOWN,
+                )
+            )
+        )
+
+    def early_receipts(
+        self, account: str, mobile_index: str, since: datetime, message_group: str | None
+    ) -> list[Any]:
+        """Receipts about no known attempt, to a phone since an instant, of one group where it is given."""
+        where = [
+            receipt.c.mobile_index == mobile_index,
+            receipt.c.arrived_at >= since,
+            receipt.c.account == account,
+            receipt.c.reference.is_(None),
+        ]
+        if message_group is not None:
+            where.append(receipt.c.message_group == message_group)
+        return list(self._db.execute(sa.select(receipt).where(*where).order_by(receipt.c.seq)))
+
+    # -- brake and calendar ------------------------------------------------------------------------
+
+    def sending(self) -> Sending:
+        """The brake; as the account begins when nobody has touched it."""
+        row = self._db.execute(sa.select(sending)).first()
+        if row is None:
+            return self._rules.sending
+        return Sending(
+            SendingState(row.state), row.daily_cap, frozenset(row.allowlist), row.changed_at, row.changed_by
+        )
+
+    def put_sending(self, new: Sending) -> None:
+        """Sets the brake."""
+        row = {"id": 1, **asdict(new), "allowlist": sorted(new.allowlist)}
+        upsert(self._db, sending, [row], key=["id"], update=[name for name in row if name != "id"])
+
+    def left_today(self, now: datetime) -> int | None:
+        """How many more submissions the daily cap lets through today; None without a cap."""
+        cap = self.sending().daily_cap
+        return None if cap is None else max(cap - self.submitted_since(start_of(today(now))), 0)
+
+    def calendar(self) -> Calendar:
+        """The calendar of the city pack with the years that replaced its own."""
+        calendar = self._rules.calendar
+        for row in self._db.execute(sa.select(calendar_year)):
+            days = [frozenset(map(date.fromisoformat, row_days)) for row_days in (row.holidays, row.makeup_days)]
+            calendar = calendar.with_year(Year(row.year, *days, row.source))
+        return calendar
+
+    def put_years(self, years: Sequence[Year]) -> None:
+        """Replaces years; each comes once."""
+        rows = [
+            {
+                "year": year.year,
+                "holidays": sorted(map(str, year.holidays)),
+                "makeup_days": sorted(map(str, year.makeup_days)),
+                "source": year.source,
+            }
+            for year in years
+        ]
+        upsert(self._db, calendar_year, rows, key=["year"], update=["holidays", "makeup_days", "source"])
+
+
+def _holds(reason: str) -> sa.ColumnElement[bool]:
+    return sa.cast(notice.c.held, sa.Text).like(f'%"{reason}"%')
+
+
+_NOTICE_FIELDS: Final = tuple(f.name for f in fields(Notice) if f.name != "facts")
+
+
+def _notice_row(n: Notice, at: datetime) -> dict[str, Any]:
+    facts = {**vars(n.facts), "established_on": str(n.facts.established_on), "deadline": str(n.facts.deadline)}
+    row = {name: getattr(n, name) for name in _NOTICE_FIELDS}
+    return {**row, "held": list(n.held), "facts": facts, "town": n.facts.town, "changed_at": at}
+
+
+def _notice(row: Any) -> Notice:
+    values = {name: getattr(row, name) for name in _NOTICE_FIELDS}
+    values["held"] = tuple(row.held)
+    values["state"] = NoticeState(row.state)
+    values["trying"] = row.trying and AttemptState(row.trying)
+    days = {name: date.fromisoformat(row.facts[name]) for name in ("established_on", "deadline")}
+    return Notice(**values, facts=Facts(**{**row.facts, **days}))

@@ -1,0 +1,391 @@
+"""The HTTP routes of registry: parse, command, answer."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import date
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+
+from services.registry.commands import (
+    CancelParticipation,
+    ChangeUnit,
+    DeclareComplete,
+    EndParticipation,
+    MoveUnit,
+    PublishYear,
+    Recorded,
+    RecordParticipation,
+    Registered,
+    RegisterUnit,
+    cancel_participation,
+    change_unit,
+    close_unit,
+    declare_complete,
+    end_participation,
+    no_such_participation,
+    no_such_unit,
+    publish_year,
+    record_participations,
+    recorded,
+    register_units,
+    resume_unit,
+    suspend_unit,
+)
+from services.registry.domain import City, DataSet, look, unit_doubts
+from services.registry.schemas import (
+    CancelIn,
+    CloseIn,
+    CompleteIn,
+    DataSetOut,
+    EndIn,
+    LastLookIn,
+    LastLookOut,
+    Look,
+    ParticipationIn,
+    ParticipationOut,
+    ResumeIn,
+    SuspendIn,
+    UnitDetail,
+    UnitIn,
+    UnitOut,
+    UnitPatch,
+    UnitRow,
+    Uscc,
+    YearIn,
+    YearOut,
+    unit_out,
+)
+from services.registry.store import Store, Vault
+from services.registry.work import RegistryWork
+from shared.calendar import Year
+from shared.clock import today
+from shared.errors import FieldError, not_found, unprocessable
+from shared.http import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    Caller,
+    Cursor,
+    Limit,
+    Page,
+    RowId,
+    StrictRoute,
+    access,
+    answer,
+    answer_response,
+    caller,
+    decode_cursor,
+    etag,
+    if_match,
+    page,
+)
+from shared.service import Core
+from shared.storage.idempotency import Answer
+
+T = TypeVar("T")
+
+router = APIRouter(route_class=StrictRoute)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads."""
+
+    core: Core[RegistryWork]
+    vault: Vault
+    city: City
+    lookers: ThreadPoolExecutor
+
+    @property
+    def today(self) -> date:
+        """The business day."""
+        return today(self.core.clock.now())
+
+    async def read(self, ask: Callable[[Store], T]) -> T:
+        """Asks the store in a reading thread."""
+        return await self.core.read(lambda db: ask(Store(db, self.vault)))
+
+
+async def _room(request: Request) -> Room:
+    room: Room = request.app.state.room
+    return room
+
+
+Here = Annotated[Room, Depends(_room)]
+Who = Annotated[Caller, Depends(caller)]
+Code = Annotated[Uscc, Path()]
+YearNumber = Annotated[int, Path(ge=FIRST_YEAR, le=LAST_YEAR)]
+
+# -- units -----------------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/v1/units", dependencies=[access("units:write")], response_model=UnitOut, status_code=201, tags=["units"]
+)
+async def register(body: UnitIn, request: Request, who: Who) -> Response:
+    """Registers a unit. 200: it is known with the same facts; 409: with others, use PATCH."""
+    item = RegisterUnit(cause=who.cause, within=who.town, **body.facts())
+
+    def respond(outcome: Registered) -> Answer:
+        made = _unit_answer(outcome)
+        where = {"Location": f"{request.scope.get('root_path', '')}/v1/units/{outcome.unit.uscc}"}
+        return Answer(201 if outcome.is_new else 200, made.body, {**made.headers, **where})
+
+    return await answer(request, register_units, item, respond)
+
+
+@router.patch(
+    "/v1/units/{uscc}", dependencies=[access("units:write")], response_model=UnitOut, tags=["units"]
+)
+async def change(uscc: Code, body: UnitPatch, request: Request, who: Who) -> Response:
+    """Corrects facts or contacts, or confirms a code whose check character does not fit."""
+    item = ChangeUnit(who.cause, who.town, uscc, body.changes(), body.new_contacts(), if_match(request))
+    return await answer(request, change_unit, item, _unit_answer)
+
+
+@router.post(
+    "/v1/units/{uscc}/close", dependencies=[access("units:write")], response_model=UnitOut, tags=["units"]
+)
+async def close(uscc: Code, body: CloseIn, request: Request, who: Who) -> Response:
+    """The unit ended (注销)."""
+    item = MoveUnit(who.cause, who.town, uscc, body.closed_on, if_match(request))
+    return await answer(request, close_unit, item, _unit_answer)
+
+
+@router.post(
+    "/v1/units/{uscc}/suspend", dependencies=[access("units:write")], response_model=UnitOut, tags=["units"]
+)
+async def suspend(uscc: Code, body: SuspendIn, request: Request, who: Who) -> Response:
+    """The unit is out of business for a while (歇业)."""
+    item = MoveUnit(who.cause, who.town, uscc, body.suspended_on, if_match(request))
+    return await answer(request, suspend_unit, item, _unit_answer)
+
+
+@router.post(
+    "/v1/units/{uscc}/resume", dependencies=[access("units:write")], response_model=UnitOut, tags=["units"]
+)
+async def resume(uscc: Code, body: ResumeIn, request: Request, who: Who) -> Response:
+    """The unit is in business again."""
+    item = MoveUnit(who.cause, who.town, uscc, body.resumed_on, if_match(request))
+    return await answer(request, resume_unit, item, _unit_answer)
+
+
+@router.get(
+    "/v1/units/{uscc}", dependencies=[access("units:read")], response_model=UnitDetail, tags=["units"]
+)
+async def unit(uscc: Code, who: Who, room: Here) -> Response:
+    """One unit with masked contacts, how many people it insures today, and what somebody should look at."""
+    day = room.today
+
+    def ask(store: Store) -> tuple[UnitDetail, str]:
+        found = store.units([uscc]).get(uscc)
+        if found is None or who.town not in (None, found.town):
+            raise no_such_unit()
+        contacts = store.contacts([uscc]).get(uscc, ())
+        insured: Counter[str] = Counter()
+        for (insurance, _form), people in store.in_force([uscc], day).get(uscc, {}).items():
+            insured[insurance] += people
+        shown = unit_out(found, contacts, unit_doubts(found, contacts))
+        return UnitDetail(**shown, insured=insured), etag(found.version)
+
+    detail, tag = await room.read(ask)
+    return answer_response(Answer(200, detail.model_dump(mode="json"), {"ETag": tag}))
+
+
+@router.get("/v1/units", dependencies=[access("units:read")], tags=["units"])
+async def units(
+    who: Who,
+    room: Here,
+    town: str | None = None,
+    insured: bool | None = None,
+    q: Annotated[str | None, Query(min_length=1, max_length=100)] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> Page[UnitRow]:
+    """Units by code. `insured`: whether anybody is insured through the unit as an employer today, in any
+    insurance; `q`: part of the name or beginning of the code. Who acts for a town sees only its units.
+    """
+    if town is not None and town not in room.city.towns:
+        raise unprocessable(
+            [
+                FieldError(
+                    "/query/town", "unknown_town", "不是本市镇街名称", "not the name of a town of this city"
+                )
+            ]
+        )
+    towns = {name for name in (town, who.town) if name is not None}
+    (after,) = decode_cursor(cursor, str) if cursor else ("",)
+    day = room.today
+    found = await room.read(
+        lambda store: store.unit_page(
+            towns=towns, insured=insured, q=q, after=after, limit=limit + 1, today=day
+        )
+    )
+    return page([UnitRow.of(item) for item in found], limit, lambda row: [row.uscc])
+
+
+def _unit_answer(outcome: Registered) -> Answer:
+    shown = UnitOut(**unit_out(outcome.unit, outcome.contacts, outcome.doubts))
+    return Answer(200, shown.model_dump(mode="json"), {"ETag": etag(outcome.unit.version)})
+
+
+# -- participations --------------------------------------------------------------------------------------
+
+
+@router.post(
+    "/v1/participations",
+    dependencies=[access("participations:write")],
+    response_model=ParticipationOut,
+    status_code=201,
+    tags=["participations"],
+)
+async def record(body: ParticipationIn, request: Request, who: Who) -> Response:
+    """Records that somebody is insured. 200: the same spell is recorded already, under the id given."""
+    item = RecordParticipation(cause=who.cause, within=who.town, **body.facts())
+
+    def respond(outcome: Recorded) -> Answer:
+        where = f"{request.scope.get('root_path', '')}/v1/participations/{outcome.participation.id}"
+        body = _participation_answer(outcome).body
+        return Answer(201 if outcome.is_new else 200, body, {"Location": where})
+
+    return await answer(request, record_participations, item, respond)
+
+
+@router.post(
+    "/v1/participations/{id}/end",
+    dependencies=[access("participations:write")],
+    response_model=ParticipationOut,
+    tags=["participations"],
+)
+async def end(id: RowId, body: EndIn, request: Request, who: Who) -> Response:  # noqa: A002 - a fixed path
+    """The last day of a participation."""
+    item = EndParticipation(who.cause, who.town, id, body.ended_on)
+    return await answer(request, end_participation, item, _participation_answer)
+
+
+@router.post(
+    "/v1/participations/{id}/cancel",
+    dependencies=[access("participations:write")],
+    response_model=ParticipationOut,
+    tags=["participations"],
+)
+async def cancel(id: RowId, body: CancelIn, request: Request, who: Who) -> Response:  # noqa: A002
+    """A participation was recorded in error: it never was."""
+    item = CancelParticipation(who.cause, who.town, id, body.reason)
+    return await answer(request, cancel_participation, item, _participation_answer)
+
+
+@router.get("/v1/participations/{id}", dependencies=[access("participations:read")], tags=["participations"])
+async def participation(id: RowId, who: Who, room: Here) -> ParticipationOut:  # noqa: A002
+    """One participation, its person masked."""
+
+    def ask(store: Store) -> Recorded:
+        found = store.participation(id)
+        if found is None or who.town not in (None, found.town):
+            raise no_such_participation()
+        return recorded(store, found)
+
+    return _participation_out(await room.read(ask))
+
+
+def _participation_out(outcome: Recorded) -> ParticipationOut:
+    return ParticipationOut.of(
+        outcome.participation, outcome.person, first_ever=outcome.first_ever, doubts=outcome.doubts
+    )
+
+
+def _participation_answer(outcome: Recorded) -> Answer:
+    return Answer(200, _participation_out(outcome).model_dump(mode="json"))
+
+
+# -- data sets and calendar ------------------------------------------------------------------------------
+
+
+@router.get("/v1/datasets", dependencies=[access("datasets:read")], tags=["datasets"])
+async def datasets(room: Here) -> dict[str, list[DataSetOut]]:
+    """Every data set, its mode, and the day through which it is known to be complete."""
+    marks = await room.read(lambda store: store.complete_through())
+    return {"items": [_dataset_out(item, marks.get(item.id)) for item in room.city.datasets.values()]}
+
+
+@router.put(
+    "/v1/datasets/{id}/complete-through",
+    dependencies=[access("datasets:write")],
+    response_model=DataSetOut,
+    tags=["datasets"],
+)
+async def complete(id: str, body: CompleteIn, request: Request, who: Who, room: Here) -> Response:  # noqa: A002
+    """The owner of a batch data set says through which day everything was supplied. It only moves forward."""
+    item = DeclareComplete(who.cause, who.department, id, body.through)
+
+    def respond(through: date) -> Answer:
+        return Answer(200, _dataset_out(room.city.datasets[id], through).model_dump(mode="json"))
+
+    return await answer(request, declare_complete, item, respond)
+
+
+def _dataset_out(dataset: DataSet, through: date | None) -> DataSetOut:
+    return DataSetOut(**vars(dataset), complete_through=through)
+
+
+@router.put(
+    "/v1/calendar/{year}", dependencies=[access("calendar:write")], response_model=YearOut, tags=["calendar"]
+)
+async def publish(year: YearNumber, body: YearIn, request: Request, who: Who) -> Response:
+    """Imports a year of the working-day calendar, replacing what was known of it."""
+    item = PublishYear(cause=who.cause, year=year, **dict(body))
+    return await answer(
+        request, publish_year, item, lambda made: Answer(200, _year_out(made).model_dump(mode="json"))
+    )
+
+
+@router.get("/v1/calendar/{year}", dependencies=[access("datasets:read")], tags=["calendar"])
+async def calendar(year: YearNumber, room: Here) -> YearOut:
+    """A year as it holds: the imported one, else the city pack's."""
+    found = await room.read(lambda store: store.calendar_year(year)) or room.city.calendar.years.get(year)
+    if found is None:
+        raise not_found("该年度日历尚未发布", "the calendar of this year is not published yet")
+    return _year_out(found)
+
+
+def _year_out(year: Year) -> YearOut:
+    return YearOut(
+        year=year.year,
+        holidays=sorted(year.holidays),
+        makeup_days=sorted(year.makeup_days),
+        source=year.source,
+    )
+
+
+# -- the last look ---------------------------------------------------------------------------------------
+
+
+class _LookRoute(StrictRoute):
+    """A thousand questions are longer than other bodies."""
+
+    max_body = 1024 * 1024
+
+
+looks = APIRouter(route_class=_LookRoute)
+
+
+@looks.post("/v1/last-look", dependencies=[access("last-look")], tags=["last look"])
+async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
+    """Says of each message that is about to leave whether it still may. Reads only."""
+    questions = [item.question() for item in body.items]
+    usccs = {question.uscc for question in questions}
+    as_of = room.core.clock.now()
+    day = today(as_of)
+
+    def ask() -> list[Look]:
+        with room.core.database.read() as db:
+            store = Store(db, room.vault)
+            known, in_force = store.units(usccs), store.in_force(usccs, day)
+        reasons = (look(item, known.get(item.uscc), in_force.get(item.uscc, {})) for item in questions)
+        return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
+
+    answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)
+    return LastLookOut(as_of=as_of, items=answers)

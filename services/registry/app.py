@@ -1,0 +1,85 @@
+"""Puts registry together."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from services import registry
+from services.registry.api import Room, looks, router
+from services.registry.commands import complete_live_days
+from services.registry.domain import City, DataSet, late_days, live_due
+from services.registry.handlers import SUBSCRIPTIONS
+from services.registry.settings import RegistrySettings
+from services.registry.store import Store, Vault
+from services.registry.tables import PLUMBING
+from services.registry.work import RegistryWork
+from shared.clock import Clock, today
+from shared.messaging.bus import Bus
+from shared.privacy import KeyRing, Purpose
+from shared.service import Core, Duty, Service, assemble
+
+LOOKERS = 2
+"""Reading threads that serve the last look alone, so that no other question delays a message's last check."""
+
+
+def build(
+    settings: RegistrySettings, *, bus: Bus, clock: Clock, neighbours: object = None
+) -> Service[RegistryWork]:
+    """The whole service; it asks no neighbour. Raises DocumentError where the city pack lacks something."""
+    city, vault = settings.city(), _vault(settings)
+
+    def make_work(db: sa.Connection) -> RegistryWork:
+        return RegistryWork(db, vault, city, now=clock.now(), wall=clock.wall())
+
+    core = Core(settings, clock=clock, plumbing=PLUMBING, make_work=make_work)
+    _measure_lateness(core, vault, city)
+
+    async def complete() -> bool:
+        return await core.run(complete_live_days)
+
+    def next_day(db: sa.Connection, now: datetime) -> datetime | None:
+        marks = Store(db, vault).complete_through()
+        live = (item.id for item in city.datasets.values() if item.mode == "live")
+        return min((live_due(marks.get(id_), now) for id_ in live), default=None)
+
+    service = assemble(
+        core,
+        bus,
+        card=registry.__doc__ or "",
+        routers=[router, looks],
+        migrations=Path(__file__).parent / "migrations",
+        reactions=SUBSCRIPTIONS,
+        duties=[Duty("complete_live_days", complete, next_day)],
+    )
+    lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="registry-look")
+    service.app.state.room = Room(core, vault, city, lookers)
+    return service
+
+
+def _vault(settings: RegistrySettings) -> Vault:
+    own = KeyRing.load_or_create(settings.keys)
+    return Vault(
+        records=own.cipher(Purpose.RECORDS),
+        people=own.index(Purpose.ID_INDEX),
+        letters=KeyRing.load_or_create(settings.contact_keys).cipher(Purpose.CONTACTS),
+    )
+
+
+def _measure_lateness(core: Core[RegistryWork], vault: Vault, city: City) -> None:
+    gauge = core.metrics.gauge(
+        "dataset_late_days", "Days that a batch data set lags behind the day before yesterday", ["dataset"]
+    )
+
+    def late(dataset: DataSet) -> Callable[[], float]:
+        def read() -> float:
+            with core.database.read() as db:
+                through = Store(db, vault).complete_through().get(dataset.id)
+            return late_days(dataset.mode, through, today(core.clock.now()))
+
+        return read
+
+    for dataset in city.datasets.values():
+        gauge.labels(dataset.id).set_function(late(dataset))

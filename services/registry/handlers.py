@@ -1,0 +1,20 @@
+"""How registry reacts to what matching tells."""
+
+from collections.abc import Sequence
+
+from services.registry.work import RegistryWork
+from shared.events.matching import LeadResolved
+from shared.messaging.consumer import Received, on
+
+
+def mark_wrong_data(work: RegistryWork, received: Sequence[Received[LeadResolved]]) -> None:
+    """Marks units whose lead ended because their data was wrong, so that somebody looks at them."""
+    wrong = [item for item in received if item.event.end == "wrong_data"]
+    known = work.store.units(item.event.uscc for item in wrong)
+    marked = [item for item in wrong if item.event.uscc in known]
+    work.store.mark_wrong({item.event.uscc: item.time for item in marked})
+    for item in marked:
+        work.audit("unit_marked_wrong", item.event.uscc, cause=item.cause, lead=item.event.lead_id)
+
+
+SUBSCRIPTIONS = (on(LeadResolved, mark_wrong_data),)

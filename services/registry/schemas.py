@@ -1,0 +1,376 @@
+"""The HTTP contract of registry. What is shown of people is masked."""
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from services.registry.domain import (
+    Contact,
+    ContactRole,
+    Declared,
+    Doubt,
+    Form,
+    Insurance,
+    Mode,
+    Participation,
+    Person,
+    Question,
+    State,
+    Unit,
+    UnitKind,
+    UnitStatus,
+)
+from shared.http import Body, Choice, Day, Flag, Many, Text, Whole, refuse
+from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
+from shared.privacy import mask_id_number, mask_mobile, mask_name
+
+_USCC_FAULTS = {
+    UsccProblem.LENGTH: ("须为18位", "must have 18 characters"),
+    UsccProblem.ALPHABET: (
+        "只能含数字和大写字母（不含 I、O、S、V、Z）",
+        "may hold digits and capital letters only, without I, O, S, V, Z",
+    ),
+}
+_MOBILE_FAULTS = {
+    MobileProblem.LENGTH: ("须为11位", "must have 11 digits"),
+    MobileProblem.ALPHABET: ("只能含数字", "may hold digits only"),
+    MobileProblem.RANGE: ("不是手机号段", "is no number of a mobile network"),
+    MobileProblem.THING: ("是物联网号段", "is a number for things, not for people"),
+}
+
+
+def _uscc(text: str) -> str:
+    check = check_uscc(text)
+    if check.problem is not None:
+        zh, en = _USCC_FAULTS[check.problem]
+        raise refuse(
+            f"uscc_{check.problem}", zh=f"统一社会信用代码{zh}", en=f"unified social credit code: {en}"
+        )
+    return check.value
+
+
+def _mobile(text: str) -> str:
+    check = check_mobile(text)
+    if check.problem is not None:
+        zh, en = _MOBILE_FAULTS[check.problem]
+        raise refuse(f"mobile_{check.problem}", zh=f"手机号码{zh}", en=f"mobile number: {en}")
+    return check.value
+
+
+Uscc = Annotated[str, AfterValidator(_uscc)]
+"""A unified social credit code of the right length and alphabet; a wrong check character passes."""
+Mobile = Annotated[str, Text(32), AfterValidator(_mobile)]
+"""A mobile number; +86 and blanks are taken away."""
+Name = Annotated[str, Text(200)]
+PersonName = Annotated[str, Text(100)]
+Town = Annotated[str, Text(32)]
+Address = Annotated[str, Text(200)]
+Industry = Annotated[str, Field(pattern=r"^[A-T]([0-9]{2,4})?$")]
+"""A code of GB/T 4754, like C1361."""
+
+# -- what comes in ---------------------------------------------------------------------------------------
+
+
+class ContactIn(Body):
+    """Somebody to write to at a unit."""
+
+    role: Choice[ContactRole]
+    name: PersonName
+    mobile: Mobile
+
+    def contact(self) -> Contact:
+        """As the domain has it."""
+        return Contact(self.role, self.name, self.mobile)
+
+
+Contacts = Annotated[Many[ContactIn], Field(max_length=20)]
+
+
+class UnitIn(Body):
+    """A unit as it is registered."""
+
+    uscc: Uscc
+    name: Name
+    kind: Choice[UnitKind]
+    established_on: Day
+    town: Town | None = None
+    address: Address | None = None
+    industry: Industry | None = None
+    contacts: Contacts = ()
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of the command."""
+        return {**dict(self), "contacts": tuple(item.contact() for item in self.contacts)}
+
+
+class UnitPatch(Body):
+    """Only what is to change. `contacts` is the whole new list; a code can be confirmed, never the opposite."""
+
+    name: Name = Field(None)
+    kind: Choice[UnitKind] = Field(None)
+    established_on: Day = Field(None)
+    town: Town | None = None
+    address: Address | None = None
+    industry: Industry | None = None
+    code_confirmed: Literal[True] = Field(None)
+    contacts: Contacts = Field(None)
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that were sent, contacts apart."""
+        return {key: getattr(self, key) for key in self.model_fields_set - {"contacts"}}
+
+    def new_contacts(self) -> tuple[Contact, ...] | None:
+        """The new list, None where none was sent."""
+        if "contacts" not in self.model_fields_set:
+            return None
+        return tuple(item.contact() for item in self.contacts)
+
+
+class CloseIn(Body):
+    """When a unit ended."""
+
+    closed_on: Day
+
+
+class SuspendIn(Body):
+    """From when on a unit is out of business."""
+
+    suspended_on: Day
+
+
+class ResumeIn(Body):
+    """From when on a unit is in business again."""
+
+    resumed_on: Day
+
+
+class PersonIn(Body):
+    """Who is insured."""
+
+    id_number: Annotated[str, Text(32)]
+    name: PersonName
+
+
+class ParticipationIn(Body):
+    """Somebody is insured. `uscc` is left out for flexible form."""
+
+    uscc: Uscc | None = None
+    person: PersonIn
+    insurance: Choice[Insurance]
+    form: Choice[Form]
+    kind: Choice[Declared]
+    started_on: Day
+
+    def facts(self) -> dict[str, Any]:
+        """The fields of the command."""
+        return {key: value for key, value in (dict(self) | dict(self.person)).items() if key != "person"}
+
+
+class EndIn(Body):
+    """The last day of a participation."""
+
+    ended_on: Day
+
+
+class CancelIn(Body):
+    """Why a participation was recorded in error."""
+
+    reason: Annotated[str, Text(200)]
+
+
+class CompleteIn(Body):
+    """The day through which everything has been supplied."""
+
+    through: Day
+
+
+class YearIn(Body):
+    """A year of the working-day calendar: days off that the notice names, weekend days worked, the notice."""
+
+    holidays: Annotated[Many[Day], Field(max_length=366)]
+    makeup_days: Annotated[Many[Day], Field(max_length=366)]
+    source: Annotated[str, Text(200)]
+
+
+class SubjectIn(Body):
+    """Whom a message is about."""
+
+    uscc: Uscc
+
+
+class VoidIn(Body):
+    """Participations that leave a message without ground: any or all of these insurances, in these forms."""
+
+    insurances: Annotated[Many[Choice[Insurance]], Field(min_length=1)]
+    mode: Literal["any", "all"] = "any"
+    forms: Annotated[Many[Choice[Form]], Field(min_length=1)]
+
+
+class FactsIn(Body):
+    """What the message rests on."""
+
+    established_on: Day | None
+    kind: Choice[UnitKind]
+    name: Name
+    town: Town | None
+    contact_version: Whole
+
+
+class QuestionIn(Body):
+    """May a message about this subject go?"""
+
+    subject: SubjectIn
+    void: VoidIn
+    facts: FactsIn
+
+    def question(self) -> Question:
+        """As the domain has it."""
+        return Question(**dict(self.subject), **dict(self.void), **dict(self.facts))
+
+
+class LastLookIn(Body):
+    """What is about to leave."""
+
+    items: Annotated[Many[QuestionIn], Field(max_length=1000)]
+
+
+# -- what goes out ---------------------------------------------------------------------------------------
+
+
+class Warned(BaseModel):
+    """Something accepted that somebody should look at."""
+
+    code: str
+    zh: str
+    en: str
+
+
+class ContactOut(BaseModel):
+    """A contact, masked."""
+
+    role: ContactRole
+    name: str
+    mobile: str
+
+
+class UnitRow(BaseModel):
+    """A unit in a list."""
+
+    uscc: str
+    name: str
+    kind: UnitKind
+    status: UnitStatus
+    established_on: date | None
+    town: str | None
+    address: str | None
+    industry: str | None
+    code_confirmed: bool
+    contact_version: int
+    version: int
+    recorded_at: datetime
+    suspended_on: date | None
+    resumed_on: date | None
+    closed_on: date | None
+
+    @classmethod
+    def of(cls, unit: Unit) -> "UnitRow":
+        """As it is shown."""
+        return cls.model_validate(unit, from_attributes=True)
+
+
+class UnitOut(UnitRow):
+    """A unit after a change."""
+
+    contacts: list[ContactOut]
+    warnings: list[Warned]
+
+
+class UnitDetail(UnitOut):
+    """A unit. `insured`: how many people it insures today, by insurance, in any form."""
+
+    insured: dict[Insurance, int]
+
+
+def unit_out(unit: Unit, contacts: tuple[Contact, ...], doubts: tuple[Doubt, ...]) -> dict[str, Any]:
+    """The fields of UnitOut."""
+    return {
+        **UnitRow.of(unit).model_dump(),
+        "contacts": [
+            ContactOut(role=item.role, name=mask_name(item.name), mobile=mask_mobile(item.mobile))
+            for item in contacts
+        ],
+        "warnings": warned(doubts),
+    }
+
+
+def warned(doubts: tuple[Doubt, ...]) -> list[Warned]:
+    """As it is shown."""
+    return [Warned(**vars(doubt)) for doubt in doubts]
+
+
+class PersonOut(BaseModel):
+    """A person, masked."""
+
+    id_number: str
+    name: str
+
+
+class ParticipationOut(BaseModel):
+    """A participation. `first_ever`: it counts as the person's first of this insurance."""
+
+    id: int
+    person: PersonOut
+    uscc: str | None
+    insurance: Insurance
+    form: Form
+    kind: Declared
+    started_on: date
+    ended_on: date | None
+    state: State
+    town: str
+    recorded_on: date
+    first_ever: bool
+    warnings: list[Warned] = []
+
+    @classmethod
+    def of(
+        cls, participation: Participation, person: Person, *, first_ever: bool, doubts: tuple[Doubt, ...] = ()
+    ) -> "ParticipationOut":
+        """As it is shown."""
+        shown = PersonOut(id_number=mask_id_number(person.id_number), name=mask_name(person.name))
+        facts = {**vars(participation), "person": shown}
+        return cls(**facts, first_ever=first_ever, warnings=warned(doubts))
+
+
+class DataSetOut(BaseModel):
+    """How far a data set is known to be complete; None where nothing was said yet."""
+
+    id: str
+    name: str
+    owner: str
+    mode: Mode
+    complete_through: date | None
+
+
+class YearOut(BaseModel):
+    """A year of the working-day calendar."""
+
+    year: int
+    holidays: list[date]
+    makeup_days: list[date]
+    source: str
+
+
+class Look(BaseModel):
+    """go, or hold and why."""
+
+    answer: Literal["go", "hold"]
+    reason: str | None = None
+
+
+class LastLookOut(BaseModel):
+    """One answer per item, in order, all true at `as_of` or later."""
+
+    as_of: datetime
+    items: list[Look]

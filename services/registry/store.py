@@ -1,0 +1,312 @@
+"""Every statement that registry sends to its database. Seals people's data on the way in, opens it on the way out."""
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from services.registry.domain import (
+    Contact,
+    ContactRole,
+    Declared,
+    First,
+    Form,
+    Insurance,
+    Participation,
+    Person,
+    State,
+    Unit,
+    UnitKind,
+    UnitStatus,
+)
+from services.registry.tables import (
+    CALENDAR_YEAR,
+    CONTACT,
+    DATASET,
+    FIRST_PARTICIPATION,
+    PARTICIPATION,
+    PERSON,
+    UNIT,
+)
+from shared.calendar import Year
+from shared.ids import new_token
+from shared.privacy import Cipher, Index
+from shared.storage.database import upsert
+
+
+@dataclass(frozen=True)
+class Vault:
+    """What protects people's data: `records` seals what lies here, `people` finds a person by ID number,
+    `letters` seals contacts on their way to other services.
+    """
+
+    records: Cipher
+    people: Index
+    letters: Cipher
+    new_token: Callable[[], int] = new_token
+
+
+class Store:
+    """Reads and writes on one connection."""
+
+    def __init__(self, db: sa.Connection, vault: Vault) -> None:
+        self._db = db
+        self._vault = vault
+
+    # -- units ---------------------------------------------------------------------------------------
+
+    def units(self, usccs: Iterable[str]) -> dict[str, Unit]:
+        """The known units among these codes."""
+        return {unit.uscc: unit for unit in self._units(UNIT.c.uscc.in_(set(usccs)))}
+
+    def unit_page(
+        self,
+        *,
+        towns: Collection[str],
+        insured: bool | None,
+        q: str | None,
+        after: str,
+        limit: int,
+        today: date,
+    ) -> list[Unit]:
+        """Units behind the code `after` by code: of all these towns (none given: of any), by part of the name
+        or beginning of the code, and by whether anybody is insured through them as an employer today.
+        """
+        where: list[sa.ColumnElement[bool]] = [UNIT.c.uscc > after, *(UNIT.c.town == name for name in towns)]
+        if q is not None:
+            where.append(
+                UNIT.c.name.contains(q, autoescape=True) | UNIT.c.uscc.startswith(q, autoescape=True)
+            )
+        if insured is not None:
+            one = sa.exists().where(
+                PARTICIPATION.c.uscc == UNIT.c.uscc, PARTICIPATION.c.form == "employer", *_in_force(today)
+            )
+            where.append(one if insured else ~one)
+        return self._units(*where, limit=limit)
+
+    def _units(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Unit]:
+        rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit))
+        return [
+            Unit(**{**row._mapping, "kind": UnitKind(row.kind), "status": UnitStatus(row.status)})  # noqa: SLF001
+            for row in rows
+        ]
+
+    def add_units(self, units: Sequence[Unit]) -> None:
+        """New units."""
+        self._insert(UNIT, [_row(unit) for unit in units])
+
+    def save_unit(self, unit: Unit) -> None:
+        """A unit that changed."""
+        self._db.execute(sa.update(UNIT).where(UNIT.c.uscc == unit.uscc).values(_row(unit)))
+
+    def mark_wrong(self, marks: Mapping[str, datetime]) -> None:
+        """Notes when the data of units was found wrong."""
+        if marks:
+            self._db.execute(
+                sa.update(UNIT)
+                .where(UNIT.c.uscc == sa.bindparam("code"))
+                .values(wrong_data_at=sa.bindparam("at")),
+                [{"code": uscc, "at": at} for uscc, at in marks.items()],
+            )
+
+    def contacts(self, usccs: Iterable[str]) -> dict[str, tuple[Contact, ...]]:
+        """The contacts of those units that ever had any."""
+        rows = self._db.execute(sa.select(CONTACT).where(CONTACT.c.uscc.in_(set(usccs))))
+        return {row.uscc: self._open_contacts(row.uscc, row.sealed) for row in rows}
+
+    def save_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
+        """Replaces the contacts of units."""
+        rows = [
+            {
+                "uscc": uscc,
+                "sealed": self._vault.records.seal(_contacts_json(contacts), context=f"contacts:{uscc}"),
+            }
+            for uscc, contacts in lists.items()
+        ]
+        upsert(self._db, CONTACT, rows, key=["uscc"], update=["sealed"])
+
+    def _open_contacts(self, uscc: str, sealed: bytes) -> tuple[Contact, ...]:
+        plain = json.loads(self._vault.records.open(sealed, context=f"contacts:{uscc}"))
+        return tuple(Contact(ContactRole(item["role"]), item["name"], item["mobile"]) for item in plain)
+
+    def letter(self, uscc: str, contacts: Sequence[Contact]) -> str:
+        """The contacts of a unit, sealed for the other services."""
+        return self._vault.letters.seal_text(_contacts_json(contacts).decode(), context=f"contacts:{uscc}")
+
+    # -- people --------------------------------------------------------------------------------------
+
+    def people(self, id_numbers: Iterable[str]) -> dict[str, Person]:
+        """Those of these people who are known, by ID number."""
+        numbers = {self._vault.people.of(number): number for number in id_numbers}
+        rows = self._db.execute(sa.select(PERSON).where(PERSON.c.id_index.in_(numbers)))
+        return {numbers[row.id_index]: self._open_person(row.token, row.sealed) for row in rows}
+
+    def person(self, token: int) -> Person | None:
+        """The person behind a token."""
+        row = self._db.execute(sa.select(PERSON).where(PERSON.c.token == token)).first()
+        return self._open_person(token, row.sealed) if row else None
+
+    def add_people(self, names: Mapping[str, str]) -> dict[str, Person]:
+        """Gives new people (ID number → name) their tokens."""
+        people = [Person(self._vault.new_token(), number, name) for number, name in names.items()]
+        rows = [
+            {
+                "token": person.token,
+                "id_index": self._vault.people.of(person.id_number),
+                "sealed": self._vault.records.seal(
+                    _json({"id_number": person.id_number, "name": person.name}),
+                    context=f"person:{person.token}",
+                ),
+            }
+            for person in people
+        ]
+        self._insert(PERSON, rows)
+        return {person.id_number: person for person in people}
+
+    def _open_person(self, token: int, sealed: bytes) -> Person:
+        return Person(token, **json.loads(self._vault.records.open(sealed, context=f"person:{token}")))
+
+    # -- participations ------------------------------------------------------------------------------
+
+    def participation(self, id_: int) -> Participation | None:
+        """One participation, whatever its state."""
+        return next(iter(self._participations(PARTICIPATION.c.id == id_)), None)
+
+    def standing(self, people: Iterable[int]) -> list[Participation]:
+        """Every participation of these people that was not cancelled."""
+        return self._participations(
+            PARTICIPATION.c.person.in_(set(people)), PARTICIPATION.c.state != State.CANCELLED.value
+        )
+
+    def earliest(self, person: int, insurance: Insurance) -> Participation | None:
+        """The earliest participation of a person in an insurance that was not cancelled."""
+        found = (item for item in self.standing([person]) if item.insurance is insurance)
+        return min(found, key=lambda item: (item.started_on, item.id), default=None)
+
+    def _participations(self, *where: sa.ColumnElement[bool]) -> list[Participation]:
+        return [_participation(row) for row in self._db.execute(sa.select(PARTICIPATION).where(*where))]
+
+    def add_participations(self, participations: Sequence[Participation]) -> list[Participation]:
+        """New participations, returned with the ids the database gave them, in order."""
+        if not participations:
+            return []
+        rows = [{key: value for key, value in _row(item).items() if key != "id"} for item in participations]
+        insert = sa.insert(PARTICIPATION).returning(PARTICIPATION.c.id, sort_by_parameter_order=True)
+        ids = self._db.execute(insert, rows).scalars()
+        return [replace(item, id=id_) for item, id_ in zip(participations, ids, strict=True)]
+
+    def save_participation(self, participation: Participation) -> None:
+        """A participation that ended or was cancelled."""
+        self._db.execute(
+            sa.update(PARTICIPATION)
+            .where(PARTICIPATION.c.id == participation.id)
+            .values(state=participation.state.value, ended_on=participation.ended_on)
+        )
+
+    def firsts(self, people: Iterable[int]) -> dict[tuple[int, Insurance], First]:
+        """What counts as these people's firsts."""
+        rows = self._db.execute(
+            sa.select(FIRST_PARTICIPATION).where(FIRST_PARTICIPATION.c.person.in_(set(people)))
+        )
+        return {
+            (row.person, Insurance(row.insurance)): First(row.participation_id, row.version) for row in rows
+        }
+
+    def save_firsts(self, firsts: Mapping[tuple[int, Insurance], First]) -> None:
+        """New decisions about firsts."""
+        rows = [
+            {"person": person, "insurance": insurance.value, **asdict(first)}
+            for (person, insurance), first in firsts.items()
+        ]
+        upsert(
+            self._db,
+            FIRST_PARTICIPATION,
+            rows,
+            key=["person", "insurance"],
+            update=["participation_id", "version"],
+        )
+
+    def in_force(self, usccs: Iterable[str], today: date) -> dict[str, dict[tuple[Insurance, Form], int]]:
+        """How many people are insured today through each of these units, by insurance and form."""
+        columns = (PARTICIPATION.c.uscc, PARTICIPATION.c.insurance, PARTICIPATION.c.form)
+        rows = self._db.execute(
+            sa.select(*columns, sa.func.count(PARTICIPATION.c.person.distinct()).label("people"))
+            .where(PARTICIPATION.c.uscc.in_(set(usccs)), *_in_force(today))
+            .group_by(*columns)
+        )
+        found: dict[str, dict[tuple[Insurance, Form], int]] = {}
+        for row in rows:
+            found.setdefault(row.uscc, {})[Insurance(row.insurance), Form(row.form)] = row.people
+        return found
+
+    # -- data sets and calendar ----------------------------------------------------------------------
+
+    def complete_through(self) -> dict[str, date]:
+        """How far each data set is known to be complete; one of which nothing was said is absent."""
+        return {row.id: row.complete_through for row in self._db.execute(sa.select(DATASET))}
+
+    def save_complete(self, dataset: str, through: date) -> None:
+        """A data set is complete through a day."""
+        row = {"id": dataset, "complete_through": through}
+        upsert(self._db, DATASET, [row], key=["id"], update=["complete_through"])
+
+    def calendar_year(self, year: int) -> Year | None:
+        """An imported year."""
+        row = self._db.execute(sa.select(CALENDAR_YEAR).where(CALENDAR_YEAR.c.year == year)).first()
+        if row is None:
+            return None
+        holidays, makeup_days = (
+            frozenset(map(date.fromisoformat, days)) for days in (row.holidays, row.makeup_days)
+        )
+        return Year(year, holidays, makeup_days, row.source)
+
+    def save_calendar_year(self, year: Year) -> None:
+        """An imported year."""
+        row = {
+            "year": year.year,
+            "holidays": sorted(map(str, year.holidays)),
+            "makeup_days": sorted(map(str, year.makeup_days)),
+            "source": year.source,
+        }
+        upsert(self._db, CALENDAR_YEAR, [row], key=["year"], update=["holidays", "makeup_days", "source"])
+
+    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:  # an empty list would insert one row of defaults
+            self._db.execute(sa.insert(table), list(rows))
+
+
+def _in_force(today: date) -> tuple[sa.ColumnElement[bool], ...]:
+    table = PARTICIPATION.c
+    return (
+        table.state != State.CANCELLED.value,
+        table.started_on <= today,
+        table.ended_on.is_(None) | (table.ended_on >= today),
+    )
+
+
+def _row(value: Unit | Participation) -> dict[str, Any]:
+    return {key: item.value if isinstance(item, StrEnum) else item for key, item in vars(value).items()}
+
+
+def _participation(row: sa.Row[Any]) -> Participation:
+    return Participation(
+        **{
+            **row._mapping,  # noqa: SLF001 - the row as a mapping
+            "insurance": Insurance(row.insurance),
+            "form": Form(row.form),
+            "kind": Declared(row.kind),
+            "state": State(row.state),
+        }
+    )
+
+
+def _contacts_json(contacts: Sequence[Contact]) -> bytes:
+    return _json([{"role": item.role.value, "name": item.name, "mobile": item.mobile} for item in contacts])
+
+
+def _json(value: Any) -> bytes:  # noqa: ANN401 - JSON data
+    return json.dumps(value, ensure_ascii=False).encode()

@@ -1,0 +1,114 @@
+"""Registry's tables. No name, number or phone of a person lies here in clear."""
+
+import sqlalchemy as sa
+
+from shared.storage.tables import Serial, plumbing_tables
+from shared.storage.types import Instant
+
+metadata = sa.MetaData()
+PLUMBING = plumbing_tables(metadata)
+
+UNIT = sa.Table(
+    "unit",
+    metadata,
+    sa.Column("uscc", sa.String(18), primary_key=True),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("established_on", sa.Date, comment="None: the department did not know it"),
+    sa.Column("town", sa.String(32)),
+    sa.Column("address", sa.String(200)),
+    sa.Column("industry", sa.String(8)),
+    sa.Column("code_confirmed", sa.Boolean, nullable=False),
+    sa.Column("contact_version", sa.Integer, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("origin", sa.String(16), nullable=False),
+    sa.Column("recorded_at", Instant, nullable=False),
+    sa.Column("suspended_on", sa.Date),
+    sa.Column("resumed_on", sa.Date),
+    sa.Column("closed_on", sa.Date),
+    sa.Column("wrong_data_at", Instant, comment="when matching ended a lead because of wrong data"),
+    sa.Index("unit_town", "town", "uscc"),
+    comment="employers, as departments registered them",
+)
+
+CONTACT = sa.Table(
+    "contact",
+    metadata,
+    sa.Column("uscc", sa.String(18), primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False, comment="JSON list of {role, name, mobile}"),
+    comment="the contacts of a unit, whole; a unit that never had one has no row",
+)
+
+PERSON = sa.Table(
+    "person",
+    metadata,
+    sa.Column("token", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column(
+        "id_index", sa.String(64), nullable=False, unique=True, comment="keyed digest of the ID number"
+    ),
+    sa.Column("sealed", sa.LargeBinary, nullable=False, comment="JSON {id_number, name}"),
+    comment="people, by the random token that stands for them everywhere else",
+)
+
+PARTICIPATION = sa.Table(
+    "participation",
+    metadata,
+    sa.Column("id", Serial, primary_key=True),
+    sa.Column("person", sa.BigInteger, nullable=False),
+    sa.Column("insurance", sa.String(32), nullable=False),
+    sa.Column("form", sa.String(16), nullable=False),
+    sa.Column("uscc", sa.String(18), comment="None for flexible form; the unit may not be registered yet"),
+    sa.Column("started_on", sa.Date, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False, comment="as declared: first, resumed, transferred"),
+    sa.Column("town", sa.String(32), nullable=False),
+    sa.Column("recorded_on", sa.Date, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("ended_on", sa.Date),
+    sa.Index("participation_unit", "uscc", "started_on"),
+    # Nulls are never equal in an index, so flexible form has one of its own.
+    sa.Index(
+        "participation_spell",
+        *("person", "insurance", "form", "uscc", "started_on"),
+        unique=True,
+        sqlite_where=sa.text("state <> 'cancelled'"),
+        postgresql_where=sa.text("state <> 'cancelled'"),
+    ),
+    sa.Index(
+        "participation_spell_flexible",
+        *("person", "insurance", "form", "started_on"),
+        unique=True,
+        sqlite_where=sa.text("state <> 'cancelled' AND uscc IS NULL"),
+        postgresql_where=sa.text("state <> 'cancelled' AND uscc IS NULL"),
+    ),
+    comment="one spell of one person in one insurance",
+    sqlite_autoincrement=True,
+)
+
+FIRST_PARTICIPATION = sa.Table(
+    "first_participation",
+    metadata,
+    sa.Column("person", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("insurance", sa.String(32), primary_key=True),
+    sa.Column("participation_id", sa.BigInteger, comment="None: every record of it was cancelled"),
+    sa.Column("version", sa.Integer, nullable=False),
+    comment="which participation counts as a person's first of an insurance",
+)
+
+DATASET = sa.Table(
+    "dataset",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("complete_through", sa.Date, nullable=False),
+    comment="how far each data set is known to be complete; its mode is a setting",
+)
+
+CALENDAR_YEAR = sa.Table(
+    "calendar_year",
+    metadata,
+    sa.Column("year", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("holidays", sa.JSON, nullable=False),
+    sa.Column("makeup_days", sa.JSON, nullable=False),
+    sa.Column("source", sa.String(200), nullable=False),
+    comment="years of the working-day calendar that were imported; they replace the city pack's",
+)

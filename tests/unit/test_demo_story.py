@@ -1,0 +1,324 @@
+"""The story's driver against a small suite of its own: order, restarts, lost answers, rest between moves."""
+
+import io
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+from rich.console import Console
+
+from services.demo.city import END, START, City, generate
+from services.demo.story import (
+    JOURNAL,
+    LEDGER,
+    Journal,
+    Patience,
+    StoryError,
+    Suite,
+    play,
+    services_figures,
+    tell_story,
+)
+from services.notify import sandbox
+
+QUIET = {"quiet": True, "next_due": None}
+
+
+class SmallSuite:
+    """Answers like the suite: idempotent, with a clock that ticks a little with each request.
+
+    `lose` numbers requests whose answer never arrives, `refuse` those that never arrive themselves.
+    """
+
+    def __init__(self, *, lose: Iterable[int] = (), refuse: Iterable[int] = ()) -> None:
+        self.now = START
+        self.requests = 0
+        self.taken: list[tuple[datetime, str, str, str]] = []
+        self.lists: dict[str, list[dict]] = {}
+        self.restless: list[str] = []
+        self.due: list[datetime] = []
+        self.moves: list[datetime] = []
+        self.tokens: Counter[str] = Counter()
+        self._answers: dict[str, dict] = {}
+        self._lose, self._refuse = set(lose), set(refuse)
+
+    def suite(self) -> Suite:
+        client = httpx.Client(base_url="http://suite", transport=httpx.MockTransport(self.answer))
+        ticks = iter(range(10_000_000))
+        return Suite(client, self._token, Patience(pause=lambda _: None, monotonic=lambda: float(next(ticks))))
+
+    def _token(self, department: str) -> str:
+        self.tokens[department] += 1
+        return f"{department}-{self.tokens[department]}"
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        self.requests += 1
+        self.now += timedelta(milliseconds=1)
+        if self.requests in self._refuse:
+            raise httpx.ConnectError("down")
+        response = self._do(request)
+        if self.requests in self._lose:
+            raise httpx.ReadError("killed before the answer")
+        return response
+
+    def _do(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path == "/demo/clock":
+            if request.method == "POST":
+                self.moves.append(datetime.fromisoformat(json.loads(request.content)["to"]))
+                self.now = max(self.now, self.moves[-1])
+            return httpx.Response(200, json={"now": self.now.isoformat()})
+        if path.endswith("/quiet"):
+            return httpx.Response(200, json=self._quiet(path))
+        if request.method == "GET":
+            key = path if not request.url.params.get("uscc") else f"{path}?{request.url.params['uscc']}"
+            items = self.lists.get(key, [])
+            at = int(request.url.params.get("cursor", 0))
+            more = str(at + 2) if at + 2 < len(items) else None
+            return httpx.Response(200, json={"items": items[at : at + 2], "next_cursor": more})
+        return self._write(request)
+
+    def _quiet(self, path: str) -> dict:
+        if self.restless and self.restless[0] == path:
+            self.restless.pop(0)
+            return {"quiet": False, "next_due": None}
+        dues = [due for due in self.due if due > self.now]
+        return {"quiet": True, "next_due": min(dues).isoformat() if dues else None}
+
+    def _write(self, request: httpx.Request) -> httpx.Response:
+        key = request.headers.get("Idempotency-Key") or f"{request.url.path} {request.content!r}"
+        if key not in self._answers:
+            self._answers[key] = {"id": 1000 + len(self._answers)}
+            self.taken.append((self.now, request.method, request.url.path, request.content.decode()))
+        return httpx.Response(201, json=self._answers[key])
+
+
+@pytest.fixture(scope="module")
+def city() -> City:
+    """Two units of every fate."""
+    whole = generate(3, ["俚岛镇", "成山镇"])
+    seen: Counter[str] = Counter()
+    units = []
+    for unit in whole.units:
+        seen[unit.fate] += 1
+        if seen[unit.fate] <= 2:
+            units.append(unit)
+    codes = {unit.uscc for unit in units}
+    return City(tuple(units), whole.people, tuple(a for a in whole.actions if a.uscc in codes or not a.uscc))
+
+
+def expected(city: City, journal: Journal) -> list[tuple[str, str]]:
+    return [
+        (a.method, a.path.format(id=journal.answered_id(a.after)) if a.after else a.path)
+        for a in city.actions
+    ]
+
+
+def test_the_actions_are_done_once_in_order_of_time(city, tmp_path):
+    """Each at its instant or just after, the id of an answer in the path of what follows."""
+    small, journal = SmallSuite(), Journal(tmp_path / JOURNAL)
+    until = play(small.suite(), city, journal, lambda _: None)
+    assert [(method, path) for _, method, path, _ in small.taken] == expected(city, journal)
+    assert END <= until < END + timedelta(seconds=1)
+    for action, (at, *_) in zip(city.actions, small.taken, strict=True):
+        done = journal.done[action.key]
+        assert action.at <= done.asked_at <= at <= done.answered_at < action.at + timedelta(seconds=5)
+
+
+def test_lost_answers_and_a_server_that_is_away_change_nothing(city, tmp_path):
+    """The same key is sent again until there is an answer; nothing is done twice."""
+    small = SmallSuite(lose=range(5, 9000, 7), refuse=range(6, 9000, 11))
+    journal = Journal(tmp_path / JOURNAL)
+    play(small.suite(), city, journal, lambda _: None)
+    assert [(method, path) for _, method, path, _ in small.taken] == expected(city, journal)
+
+
+def test_a_driver_that_was_killed_goes_on(city, tmp_path):
+    """What the journal holds is not done again; a torn last line is, under the same key."""
+    whole, file = SmallSuite(), tmp_path / JOURNAL
+    first = City(city.units, city.people, city.actions[:100])
+    play(whole.suite(), first, Journal(file), lambda _: None)
+    text = file.read_text("utf-8")
+    file.write_text(text[:-20], "utf-8")
+    journal = Journal(file)
+    assert len(journal.done) == 99
+    play(whole.suite(), city, journal, lambda _: None)
+    assert [(method, path) for _, method, path, _ in whole.taken] == expected(city, journal)
+    assert set(Journal(file).done) == {action.key for action in city.actions}
+    # it may have been taken long before: only what was answered last is sure
+    assert journal.done[city.actions[99].key].asked_at < END
+
+
+def test_the_clock_stops_at_what_the_services_have_to_do(tmp_path):
+    """Moves go to the next instant of any service, never beyond it."""
+    small = SmallSuite()
+    small.due = [datetime(2026, 1, 6, 8, 30, tzinfo=START.tzinfo), datetime(2026, 2, 1, tzinfo=START.tzinfo)]
+    play(small.suite(), City((), (), ()), Journal(tmp_path / JOURNAL), lambda _: None)
+    assert small.moves == [*small.due, END]
+
+
+def test_nothing_moves_before_two_quiet_looks():
+    """A message may have passed from one service to another behind the first look."""
+    small = SmallSuite()
+    small.restless = ["/sandbox/quiet", "/notify/demo/quiet"]
+    assert small.suite().settle() is None
+    assert small.requests == 5 * 4
+
+
+def test_a_suite_that_never_rests_stops_the_story():
+    """With a message that names who is not quiet."""
+    small = SmallSuite()
+    small.restless = ["/matching/demo/quiet"] * 1_000_000
+    with pytest.raises(StoryError, match="/matching/demo/quiet"):
+        small.suite().settle()
+
+
+def test_a_server_that_stays_away_stops_the_story():
+    """After a bounded time."""
+    with pytest.raises(StoryError, match="ConnectError"):
+        SmallSuite(refuse=range(1_000_000)).suite().now()
+
+
+def answering(*answers: httpx.Response) -> tuple[Suite, list[httpx.Request]]:
+    seen: list[httpx.Request] = []
+    left = list(answers)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return left.pop(0)
+
+    minted = iter(range(9))
+    client = httpx.Client(base_url="http://suite", transport=httpx.MockTransport(answer))
+    patience = Patience(pause=lambda _: None, monotonic=lambda: 0.0)
+    return Suite(client, lambda department: f"{department}-{next(minted)}", patience), seen
+
+
+def test_a_busy_server_is_asked_again_and_a_refusal_is_told():
+    """409 and 429 with Retry-After wait; 422 stops with the server's words."""
+    retry = {"Retry-After": "1"}
+    suite, seen = answering(
+        httpx.Response(409, headers=retry),
+        httpx.Response(429, headers=retry),
+        httpx.Response(200, json={"a": 1}),
+    )
+    assert suite.ask("POST", "/x", body={}, key="k") == {"a": 1}
+    assert [request.headers["Idempotency-Key"] for request in seen] == ["k"] * 3
+    suite, _ = answering(httpx.Response(422, text="established_on"))
+    with pytest.raises(StoryError, match="422: established_on"):
+        suite.ask("POST", "/x")
+
+
+def test_an_expired_token_is_renewed_once():
+    """A second 401 is a refusal."""
+    suite, seen = answering(httpx.Response(401), httpx.Response(200, json={}))
+    suite.ask("GET", "/x", department="ADM")
+    assert [request.headers["Authorization"] for request in seen] == ["Bearer ADM-0", "Bearer ADM-1"]
+    suite, _ = answering(httpx.Response(401), httpx.Response(401))
+    with pytest.raises(StoryError, match="401"):
+        suite.ask("GET", "/x")
+
+
+def city_of_figures() -> SmallSuite:
+    """One unit for each thing that can have happened."""
+    small = SmallSuite()
+    fared = {  # status, clocks, ends of leads, notices
+        "in_time": ("active", ["stopped"], [], []),
+        "closed_in_time": ("closed", ["stopped"], [], []),
+        "reminded": ("active", ["due"], [None], [("delivered", None)]),
+        "enrolled_after": ("active", ["stopped"], ["enrolled"], [("delivered", None)]),
+        "withdrawn": ("active", ["stopped"], ["enrolled"], [("withdrawn", None)]),
+        "corrected": (
+            "active",
+            ["stopped", "due"],
+            ["wrong_data"],
+            [("withdrawn", None), ("handed_over", None)],
+        ),
+        "silent": ("active", ["due"], [None], [("unreached", "silent")]),
+        "no_phone": ("active", ["due"], [None], [("unreached", "no_contact")]),
+        "waiting": ("active", ["waiting"], [], []),
+        "sole_trader": ("active", [], [], []),
+    }
+    small.lists = {"/registry/v1/units": [], "/matching/v1/leads": [], "/notify/v1/notices": []}
+    for uscc, (status, clocks, ends, notices) in fared.items():
+        small.lists["/registry/v1/units"].append({"uscc": uscc, "status": status})
+        small.lists[f"/matching/v1/clocks?{uscc}"] = [{"uscc": uscc, "state": state} for state in clocks]
+        small.lists["/matching/v1/leads"] += [{"uscc": uscc, "end": end} for end in ends]
+        small.lists["/notify/v1/notices"] += [{"uscc": uscc, "state": s, "reason": r} for s, r in notices]
+    return small
+
+
+def test_the_figures_are_counted_by_unit_over_all_pages():
+    """A unit counts in each column that fits it."""
+    assert services_figures(city_of_figures().suite()) == {
+        "registered": 10,
+        "enrolled in time": 1,
+        "reminded": 4,
+        "enrolled after reminder": 1,
+        "withdrawn": 1,
+        "unreached": 2,
+        "waiting": 1,
+    }
+
+
+def ledger_with(file, *mobiles: str) -> None:
+    db = sqlite3.connect(file)
+    db.executescript(sandbox.SCHEMA)
+    for mobile in mobiles:
+        db.execute(
+            "INSERT INTO messages (received_at, received_wall, msg_group, mobile, content, sign, verdict, action,"
+            " response, receipt, report_status, error_code, copies, next_push_wall)"
+            " VALUES ('2026-02-10T08:30:00+08:00', '', '', ?, '', '', 'accepted', '', '', 'none', '', '', 0, '')",
+            (mobile,),
+        )
+    db.commit()
+    db.close()
+
+
+def told(tmp_path, small: SmallSuite) -> tuple[int, str]:
+    console = Console(file=io.StringIO(), width=150)
+    code = tell_story(small.suite(), City((), (), ()), tmp_path, "http://suite/", console)
+    return code, console.file.getvalue()
+
+
+def test_a_story_that_came_true_ends_with_zero_and_is_told_once(tmp_path):
+    """Tables, messages, towns and addresses are shown; a second telling answers from the journal."""
+    small = SmallSuite()
+    text = "荣成市[b]示例有限公司：登记期限至2026年2月9日届满。"
+    small.lists["/sandbox/messages"] = [
+        {
+            "mobile": "138****8000",
+            "content": text,
+            "verdict": "accepted",
+            "received_at": "2026-02-10T08:30:00",
+        }
+    ]
+    small.lists["/targets/v1/progress"] = [{"town": "俚岛镇", "actual": 3, "months": {}}]
+    ledger_with(tmp_path / LEDGER)
+    code, shown = told(tmp_path, small)
+    assert code == 0
+    assert all(
+        part in shown for part in ("came true", text, "138****8000", "俚岛镇", "http://suite/demo/clock")
+    )
+    requests = small.requests
+    assert told(tmp_path, small) == (0, "The story was told already.\n")
+    assert small.requests == requests
+
+
+def test_a_finding_ends_with_one(tmp_path):
+    """A row that belongs to nobody is named."""
+    ledger_with(tmp_path / LEDGER, "13800138000")
+    code, shown = told(tmp_path, SmallSuite())
+    assert code == 1
+    assert "no unit: row 1" in shown
+
+
+def test_figures_that_differ_end_with_one(tmp_path):
+    """The services count a unit that the records do not know."""
+    ledger_with(tmp_path / LEDGER)
+    code, shown = told(tmp_path, city_of_figures())
+    assert code == 1
+    assert "0 differs" in shown
