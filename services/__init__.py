@@ -1,0 +1,1 @@
+"""The four services, what runs them together, and the command line."""

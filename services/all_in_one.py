@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Annotated, Any, Protocol
@@ -27,6 +27,7 @@ from services.targets.app import build as build_targets
 from services.targets.settings import TargetsSettings
 from shared.clock import ZONE, Clock
 from shared.http import Body, Moment, StrictRoute, install, public, refuse
+from shared.messaging.bus import Bus
 from shared.messaging.in_process import InProcessBus
 from shared.service import Service
 
@@ -70,7 +71,8 @@ class Suite:
     """The four services and the sandbox, wired to each other.
 
     With a movable clock it is a demo: the clock and the sandbox can be reached over HTTP. `overrides` are
-    settings per service; what they don't name comes from the environment.
+    settings per service; what they don't name comes from the environment. `through` wraps what carries
+    notify's questions to registry and to the carrier, and `bus` the events: tests cut them there.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class Suite:
         clock: Clock | MovableClock,
         demo: bool = False,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        through: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda inside: inside,
+        bus: Bus | None = None,
     ) -> None:
         self.clock = clock
         self._lock = _lock(data_dir)
@@ -104,7 +108,7 @@ class Suite:
             common = {"data_dir": data_dir, "demo": demo, "mode": "embedded"}
             return {**common, **wiring, **(overrides or {}).get(service, {})}
 
-        bus = InProcessBus()
+        bus = bus or InProcessBus()
         parts: tuple[Service[Any], ...] = (
             build_registry(RegistrySettings(**told("registry")), bus=bus, clock=clock),
             build_matching(MatchingSettings(**told("matching")), bus=bus, clock=clock),
@@ -120,7 +124,7 @@ class Suite:
                 ),
                 bus=bus,
                 clock=clock,
-                neighbours=inside,
+                neighbours=through(inside),
             ),
             build_targets(TargetsSettings(**told("targets")), bus=bus, clock=clock),
         )

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -79,6 +80,7 @@ def demo(
     exit_after: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
 ) -> None:
     """Plays the main job on a sample city and checks that the story came true; exit code 1 when not."""
+    _refuse_taken(port)
     shutil.rmtree(data, ignore_errors=True)
     data.mkdir(parents=True)
     with (data / "server.log").open("w") as log:
@@ -182,6 +184,16 @@ def token_minter(data: Path) -> Callable[[str], str]:
         return issuer.token(department, department=department, scopes=department_scopes(department))
 
     return mint
+
+
+def _refuse_taken(port: int) -> None:
+    """Ends the command when something else listens: its answers would be taken for the suite's."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            _fail(f"port {port} is taken; choose another one: make demo PORT=8123")
 
 
 def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -157,9 +157,14 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in get_args(annotation) if part is not type(None))
     if origin is not None:
         return f"{origin.__name__} of {', '.join(_type(part) for part in get_args(annotation))}"
-    return {str: "text", bool: "true or false", int: "whole number", float: "number", Path: "path"}.get(
-        annotation, getattr(annotation, "__name__", str(annotation))
-    )
+    return {
+        SecretStr: "secret",
+        str: "text",
+        bool: "true or false",
+        int: "whole number",
+        float: "number",
+        Path: "path",
+    }.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
 def _default(field: FieldInfo) -> str:
@@ -168,4 +173,6 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True, validated_data={})
     if value is None or value is PydanticUndefined or value == "":
         return ""
+    if isinstance(value, SecretStr):
+        return "(set it)"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"

@@ -323,7 +323,7 @@ def _judge_unit(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[Findi
     if required is None:
         return
     ready, by = required
-    if False:
+    if not counted:
         yield Finding("missing", unit.uscc, f"due from {ready.isoformat()}, nothing until {by.isoformat()}")
     elif counted[0].at > by:
         yield Finding("late", unit.uscc, f"row {counted[0].seq}, due until {by.isoformat()}")

@@ -139,6 +139,10 @@ class Suite:
             due = min(dues, default=None)
         return due
 
+    def rest(self) -> None:
+        """Pauses between two looks at a clock that people move."""
+        self._patience.pause(LONG_PAUSE_S)
+
     def _bearer(self, department: str) -> str:
         if department not in self._tokens:
             self._tokens[department] = self._token(department)
@@ -225,8 +229,13 @@ def _do(suite: Suite, action: Action, journal: Journal, known: datetime) -> date
 
 def services_figures(suite: Suite) -> dict[str, int]:
     """The same columns as `check.tally`, counted from what the services answer."""
-    units = {unit["uscc"]: unit["status"] for unit in suite.everything("/registry/v1/units")}
-    clocks = {u: {c["state"] for c in suite.everything("/matching/v1/clocks", uscc=u)} for u in units}
+    units = [unit["uscc"] for unit in suite.everything("/registry/v1/units")]
+    clocks = {
+        uscc: {
+            (clock["state"], clock["reason"]) for clock in suite.everything("/matching/v1/clocks", uscc=uscc)
+        }
+        for uscc in units
+    }
     ends: dict[str, set[str | None]] = {}
     for lead in suite.everything("/matching/v1/leads", rule="R01"):
         ends.setdefault(lead["uscc"], set()).add(lead["end"])
@@ -234,18 +243,18 @@ def services_figures(suite: Suite) -> dict[str, int]:
     for notice in suite.everything("/notify/v1/notices"):
         notices.setdefault(notice["uscc"], []).append(notice)
     counts: Counter[str] = Counter()
-    for uscc, status in units.items():
+    for uscc in units:
         of_unit = notices.get(uscc, [])
         states = {notice["state"] for notice in of_unit}
         reasons = {notice.get("reason") for notice in of_unit if notice["state"] == "unreached"}
         reminded = bool(states & {"handed_over", "delivered"} or reasons & {"silent", "unknown", "refused"})
         counts["registered"] += 1
-        counts["enrolled in time"] += "stopped" in clocks[uscc] and uscc not in ends and status != "closed"
+        counts["enrolled in time"] += ("stopped", "enrolled") in clocks[uscc] and uscc not in ends
         counts["reminded"] += reminded
         counts["enrolled after reminder"] += reminded and "enrolled" in ends.get(uscc, ())
         counts["withdrawn"] += states == {"withdrawn"}
         counts["unreached"] += "unreached" in states
-        counts["waiting"] += "waiting" in clocks[uscc]
+        counts["waiting"] += any(state == "waiting" for state, _ in clocks[uscc])
     return dict(counts)
 
 
@@ -309,15 +318,18 @@ def tell_story(suite: Suite, city: City, workdir: Path, base_url: str, console: 
 
 def stay(suite: Suite) -> None:
     """Declares the participations of each night that people let pass. Ends when the server stays away."""
-    declared: date | None = None
+    declared = _last_complete_day(suite.now())
     while True:
-        now = suite.now()
-        # before the night's feed has run, the last complete day is the one before yesterday
-        through = today(now) - timedelta(days=1 if now.time() >= DECLARES_AT else 2)
-        if declared is None or through > declared:
+        through = _last_complete_day(suite.now())
+        if through > declared:
             suite.ask("PUT", DECLARE, body={"through": through.isoformat()})
             declared = through
-        threading.Event().wait(LONG_PAUSE_S)
+        suite.rest()
+
+
+def _last_complete_day(now: datetime) -> date:
+    """Yesterday, or the day before while the night's feed has not run yet."""
+    return today(now) - timedelta(days=1 if now.time() >= DECLARES_AT else 2)
 
 
 def _write(file: Path, records: Mapping[str, Any]) -> None:
@@ -359,14 +371,28 @@ def _show_messages(console: Console, suite: Suite) -> None:
 
 
 def _show_towns(console: Console, suite: Suite) -> None:
-    rows = suite.ask("GET", "/targets/v1/progress", params={"year": "2026", "by": "town"})["items"]
-    columns = [name for name, value in rows[0].items() if not isinstance(value, dict | list)] if rows else []
-    table = Table(title="Progress of the towns, 2026", title_justify="left")
-    for name in columns:
-        table.add_column(name)
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in columns))
+    targets = suite.ask("GET", "/targets/v1/progress", params={"year": "2026", "by": "town"})["targets"]
+    counted = [target for target in targets if target["lines"]]
+    table = Table(title="People newly insured in 2026, by town", title_justify="left")
+    table.add_column("")
+    for target in counted:
+        table.add_column(target["name"], justify="right")
+    for lines in zip(*(target["lines"] for target in counted), strict=True):
+        table.add_row(lines[0]["town"], *(_figure(line["actual"]) for line in lines))
+    table.add_section()
+    for name, field in (
+        ("city", "actual"),
+        ("target", "target"),
+        ("完成率 %", "completion_pct"),
+        ("时序进度 %", "pace_pct"),
+        ("difference, pp", "difference_pp"),
+    ):
+        table.add_row(name, *(_figure(target[field]) for target in counted))
     console.print(table)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else str(value)
 
 
 def _show_verdict(console: Console, findings: list[check.Finding], *, agree: bool) -> None:
@@ -385,6 +411,6 @@ def _show_addresses(console: Console, base_url: str) -> None:
         ("/", "the suite"),
         ("/demo/clock", "what day it is"),
         ("/sandbox/messages", "what the carrier received, numbers masked"),
-        ("/registry/docs", "the HTTP interface of the registry; also /matching, /notify, /targets"),
+        ("/registry/openapi.json", "the HTTP contract of the registry; also /matching, /notify, /targets"),
     ):
         console.print(f"  {base_url.rstrip('/')}{path}   {what}", highlight=False)

@@ -1,9 +1,9 @@
 """What matching does by itself when time comes, and what officials do with a lead."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 from services.matching.domain import (
+    Action,
     Case,
     ClockState,
     Fact,
@@ -27,16 +27,6 @@ def look_at_clocks(work: MatchingWork) -> bool:
         work.reconsider(case, Cause("matching", f"clock-{case.uscc}"))
     work.save(cases)
     return bool(cases)
-
-
-class Action(StrEnum):
-    """What an official may do with a lead."""
-
-    RESOLVE = "resolve"
-    REOPEN = "reopen"
-    PAUSE = "pause"
-    RESUME = "resume"
-    NOTE = "note"
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,16 @@ class NextStep(StrEnum):
     VISIT = "visit"
 
 
+class Action(StrEnum):
+    """What an official may do with a lead."""
+
+    RESOLVE = "resolve"
+    REOPEN = "reopen"
+    PAUSE = "pause"
+    RESUME = "resume"
+    NOTE = "note"
+
+
 @dataclass(frozen=True)
 class Rule:
     """R01 as the city pack states it. Days are calendar days; `kinds` are the kinds of unit it obliges.
@@ -260,10 +270,11 @@ class Circumstances:
     complete_through: date | None
 
 
-def start_clock(case: Case, unit: Unit, about: Circumstances, *, recorded_at: datetime, partition: int) -> None:
-    """Takes in a unit that was not known. Who is overdue already is given time to declare its people."""
+def start_clock(
+    case: Case, unit: Unit, about: Circumstances, *, recorded_at: datetime, partition: int
+) -> None:
+    """Starts the clock of a unit. Who is overdue when registered is given time to declare its people."""
     clock = case.clock = Clock(case.uscc, partition, recorded_at)
-    case.unit = unit
     _set_deadline(clock, unit, about)
     if clock.due_at is not None and clock.due_at <= recorded_at:
         clock.not_before = recorded_at + about.rule.late_registration_wait
@@ -304,8 +315,7 @@ def can_be_opened(case: Case, about: Circumstances) -> bool:
     if unit is None or clock is None or clock.deadline is None:
         return False
     return (
-        _stop_by_facts(case, unit, about) is None
-        and _standing(case, clock, unit, about)[0] is ClockState.DUE
+        _stop_by_facts(case, unit, about) is None and _standing(case, clock, unit, about)[0] is ClockState.DUE
     )
 
 
@@ -341,9 +351,7 @@ def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
     return None
 
 
-def _standing(
-    case: Case, clock: Clock, unit: Unit, about: Circumstances
-) -> tuple[ClockState, str | None]:
+def _standing(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> tuple[ClockState, str | None]:
     """Where a clock stands that nothing stops, and why it is held."""
     assert clock.deadline is not None  # noqa: S101 - a clock without a date is stopped
     if case.frozen:
@@ -401,9 +409,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     case.facts_have_changed()
 
 
-def _keep_current(
-    case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circumstances
-) -> Iterator[Step]:
+def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circumstances) -> Iterator[Step]:
     clock.state, clock.reason = ClockState.DUE, None
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
@@ -449,6 +455,6 @@ def _why_ended(stop: Stop, case: Case) -> str:
 def _sentence(established_on: date, deadline: date, about: Circumstances) -> str:
     insurances = "、".join(_INSURANCE_NAMES.get(name, name) for name in about.rule.void_insurances)
     return (
-        f"{established_on} 设立，至法定期限 {deadline} 届满仍无{insurances}的单位参保记录"
+        f"{established_on} 设立，至法定期限 {deadline} 届满仍无{insurances}保险的单位参保记录"
         f"（参保数据完整至 {about.complete_through}）。"
     )

@@ -52,9 +52,7 @@ def take_unit_facts(work: MatchingWork, received: Sequence[Received[UnitFacts]])
             continue
         if case.clock is None:
             partition = partition_of(unit.uscc)
-            start_clock(
-                case, unit, work.circumstances(case), recorded_at=item.time, partition=partition
-            )
+            start_clock(case, unit, work.circumstances(case), recorded_at=item.time, partition=partition)
         case.unit = unit
         work.reconsider(case, item.cause)
     work.save(cases)
@@ -118,9 +116,9 @@ def take_back_cancelled(work: MatchingWork, received: Sequence[Received[Particip
     work.save(cases)
 
 
-def _through_units[E: ParticipationFacts](
-    received: Sequence[Received[E]],
-) -> list[tuple[str, Received[E]]]:
+def _through_units(
+    received: Sequence[Received[ParticipationFacts]],
+) -> list[tuple[str, Received[ParticipationFacts]]]:
     return [(item.event.uscc, item) for item in received if item.event.uscc is not None]
 
 
@@ -150,7 +148,7 @@ def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]
     known: dict[str, dict[int, date]] = {}
     for item in received:
         dataset, through = item.event.dataset, item.event.through
-        days = known.setdefault(dataset, work.store.complete_of(dataset)) 
+        days = known.setdefault(dataset, work.store.complete(dataset))
         days[item.partition] = max(through, days.get(item.partition, through))
     for dataset, days in known.items():
         work.store.put_complete(dataset, days)
@@ -180,35 +178,17 @@ def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChang
 # -- notices -------------------------------------------------------------------------------------------
 
 
-def follow_handed_over(work: MatchingWork, received: Sequence[Received[NoticeHandedOver]]) -> None:
-    """Dates the next step of the ladder from the day of the hand-over."""
+def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]) -> None:
+    """Keeps what became of a notice; a hand-over dates the next step of the ladder."""
     cases = _cases_of(work, received)
     for item in received:
         lead = _lead(cases, item.event)
         if lead is None:
             continue
-        if lead.is_open and lead.episode == item.event.episode:
-            day = work.calendar.add_working_days(today(item.event.at), work.rule.wait_working_days).day
-            lead.next_step, lead.next_on = NextStep.SECOND_REMINDER, day
-        _note(work, lead, item, channel=item.event.channel, reference=item.event.reference)
-    work.save(cases)
-
-
-def follow_delivered(work: MatchingWork, received: Sequence[Received[NoticeDelivered]]) -> None:
-    """Keeps it in the history."""
-    cases = _cases_of(work, received)
-    for item in received:
-        if lead := _lead(cases, item.event):
-            _note(work, lead, item, channel=item.event.channel)
-    work.save(cases)
-
-
-def follow_withdrawn(work: MatchingWork, received: Sequence[Received[NoticeWithdrawn]]) -> None:
-    """Keeps it in the history."""
-    cases = _cases_of(work, received)
-    for item in received:
-        if lead := _lead(cases, item.event):
-            _note(work, lead, item, reason=item.event.reason)
+        if isinstance(item.event, NoticeHandedOver):
+            wait = work.rule.wait_working_days
+            _set_next(work, lead, item.event, NextStep.SECOND_REMINDER, working_days=wait)
+        _note(work, lead, item)
     work.save(cases)
 
 
@@ -221,10 +201,8 @@ def ask_for_visits(work: MatchingWork, received: Sequence[Received[NoticeUnreach
         lead = _lead(cases, event)
         if lead is None:
             continue
-        if lead.is_open and lead.episode == event.episode:
-            lead.next_step = NextStep.VISIT
-            lead.next_on = work.calendar.add_working_days(today(event.at), 1).day
-        _note(work, lead, item, reason=event.reason)
+        _set_next(work, lead, event, NextStep.VISIT, working_days=1)
+        _note(work, lead, item)
         asked.setdefault(event.notice_id, (_visit(cases[event.uscc], lead, event), item.cause))
     rows = [
         {
@@ -265,9 +243,17 @@ def _lead(cases: dict[str, Case], event: NoticeFacts) -> Lead | None:
     return case.lead if case and case.lead and case.lead.id == event.lead_id else None
 
 
-def _note(work: MatchingWork, lead: Lead, item: Received[NoticeFacts], **details: str) -> None:
-    action = item.event.name.split(".")[1]
-    work.note(lead, action, item.cause, notice_id=item.event.notice_id, stage=item.event.stage, **details)
+def _set_next(
+    work: MatchingWork, lead: Lead, event: NoticeFacts, step: NextStep, *, working_days: int
+) -> None:
+    if lead.is_open and lead.episode == event.episode:
+        lead.next_step = step
+        lead.next_on = work.calendar.add_working_days(today(event.at), working_days).day
+
+
+def _note(work: MatchingWork, lead: Lead, item: Received[NoticeFacts]) -> None:
+    details = item.event.model_dump(include={"notice_id", "stage", "channel", "reference", "reason"})
+    work.note(lead, item.event.name.split(".")[1], item.cause, **details)
 
 
 # -- parked keys ---------------------------------------------------------------------------------------
@@ -300,8 +286,8 @@ SUBSCRIPTIONS = (
     on(ParticipationCancelled, take_back_cancelled),
     on(DataComplete, take_complete),
     on(ReferenceChanged, take_calendar),
-    on(NoticeHandedOver, follow_handed_over),
-    on(NoticeDelivered, follow_delivered),
-    on(NoticeWithdrawn, follow_withdrawn),
+    on(NoticeHandedOver, follow_notices),
+    on(NoticeDelivered, follow_notices),
+    on(NoticeWithdrawn, follow_notices),
     on(NoticeUnreached, ask_for_visits),
 )

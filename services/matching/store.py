@@ -135,18 +135,14 @@ class Store:
 
     # -- how complete, which days, what is frozen ------------------------------------------------------
 
-    def complete_through(self) -> dict[int, date]:
-        """How far participations are complete, per partition."""
-        return complete_through(self._db)
+    def complete(self, dataset: str) -> dict[int, date]:
+        """How far a data set is complete, per partition."""
+        return complete(self._db, dataset)
 
     def put_complete(self, dataset: str, through: Mapping[int, date]) -> None:
         """Keeps how far a data set is complete in some partitions."""
         rows = [{"dataset": dataset, "partition": p, "through": day} for p, day in through.items()]
         upsert(self._db, t.completeness, rows, key=["dataset", "partition"], update=["through"])
-
-    def complete_of(self, dataset: str) -> dict[int, date]:
-        """How far a data set is complete, per partition."""
-        return _complete(self._db, dataset)
 
     def end_waiting(self, partition: int, through: date) -> None:
         """Lets the clocks go on that waited for data up to a day; they are due at once."""
@@ -212,15 +208,16 @@ def next_look(db: sa.Connection) -> datetime | None:
     return found
 
 
-def complete_through(db: sa.Connection) -> dict[int, date]:
-    """How far participations are complete, per partition."""
-    return _complete(db, PARTICIPATIONS)
+def complete(db: sa.Connection, dataset: str = PARTICIPATIONS) -> dict[int, date]:
+    """How far a data set is complete, per partition."""
+    rows = db.execute(sa.select(t.completeness).where(t.completeness.c.dataset == dataset))
+    return {row.partition: row.through for row in rows}
 
 
 def find_clock(db: sa.Connection, uscc: str, *, town: str | None) -> Any | None:
     """The clock of a unit with its name, town and lead, if the town may see it."""
     return db.execute(
-        sa.select(t.clock, t.unit.c.name, t.unit.c.town, t.lead.c.id.label("lead_id"))
+        sa.select(t.clock, t.unit.c.name.label("unit_name"), t.unit.c.town, t.lead.c.id.label("lead_id"))
         .join(t.unit, t.unit.c.uscc == t.clock.c.uscc)
         .outerjoin(t.lead, t.lead.c.uscc == t.clock.c.uscc)
         .where(t.clock.c.uscc == uscc, *_in_town(town))
@@ -259,12 +256,12 @@ def history_of(db: sa.Connection, lead_id: str) -> list[Any]:
     )
 
 
-def participations_of(db: sa.Connection, uscc: str, limit: int) -> list[Any]:
-    """Participations through a unit, earliest first."""
+def participations_of(db: sa.Connection, uscc: str, *, opened_at: datetime, limit: int) -> list[Any]:
+    """Participations through a unit, earliest first, and whether each was known at an instant."""
     columns = t.participation.c
     return list(
         db.execute(
-            sa.select(t.participation)
+            sa.select(t.participation, (columns.taken_in_at <= opened_at).label("seen_when_opened"))
             .where(columns.uscc == uscc)
             .order_by(columns.started_on, columns.id)
             .limit(limit)
@@ -293,7 +290,7 @@ def list_visits(
     ]
     return list(
         db.execute(
-            sa.select(t.visit, t.unit.c.name, t.lead.c.state.label("lead_state"))
+            sa.select(t.visit, t.unit.c.name.label("unit_name"), t.lead.c.state.label("lead_state"))
             .join(t.unit, t.unit.c.uscc == t.visit.c.uscc)
             .join(t.lead, t.lead.c.id == t.visit.c.lead_id)
             .where(t.visit.c.seq > after, *wanted)
@@ -304,18 +301,13 @@ def list_visits(
 
 
 def _leads() -> sa.Select[Any]:
-    return sa.select(t.lead, t.unit.c.name, t.unit.c.kind, t.unit.c.town).join(
+    return sa.select(t.lead, t.unit.c.name.label("unit_name"), t.unit.c.kind, t.unit.c.town).join(
         t.unit, t.unit.c.uscc == t.lead.c.uscc
     )
 
 
 def _in_town(town: str | None) -> list[sa.ColumnElement[bool]]:
     return [] if town is None else [t.unit.c.town == town]
-
-
-def _complete(db: sa.Connection, dataset: str) -> dict[int, date]:
-    rows = db.execute(sa.select(t.completeness).where(t.completeness.c.dataset == dataset))
-    return {row.partition: row.through for row in rows}
 
 
 def _days(texts: Iterable[str]) -> frozenset[date]:

@@ -1,14 +1,14 @@
 """One transaction of matching."""
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import date, datetime
 from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
 
 from services.matching.domain import Case, Circumstances, Fact, Lead, Rule, Step, consider
-from services.matching.store import Store
+from services.matching.store import PARTICIPATIONS, Store
 from services.matching.tables import PLUMBING
 from shared.calendar import Calendar
 from shared.events.base import Event
@@ -42,9 +42,9 @@ class MatchingWork(Work):
         return Circumstances(self.now, self.rule, self.calendar, through)
 
     @cached_property
-    def complete(self) -> dict[int, Any]:
+    def complete(self) -> dict[int, date]:
         """How far participations are complete, per partition."""
-        return self.store.complete_through()
+        return self.store.complete(PARTICIPATIONS)
 
     def cases(self, usccs: Iterable[str]) -> dict[str, Case]:
         """The cases of some units, known or not."""
@@ -64,8 +64,8 @@ class MatchingWork(Work):
         assert lead is not None  # noqa: S101 - a step is about a lead
         self.emit(_event(case, lead, step, self.rule, public_reason), cause=cause)
         self.audit(f"lead.{step.fact}", lead.id, cause=cause, episode=lead.episode, detail=step.detail)
-        reason = lead.end_reason if step.fact is Fact.RESOLVED else lead.reason
-        self.note(lead, step.fact, cause, detail=step.detail, reason=reason)
+        reasons = {Fact.OPENED: lead.reason, Fact.CHANGED: lead.reason, Fact.RESOLVED: lead.end_reason}
+        self.note(lead, step.fact, cause, detail=step.detail, reason=reasons.get(step.fact))
 
     def note(self, lead: Lead, action: str, cause: Cause, **details: Any) -> None:
         """A line in the history of a lead."""
@@ -100,6 +100,7 @@ def _event(case: Case, lead: Lead, step: Step, rule: Rule, public_reason: str | 
             episode=lead.episode,
             end=step.detail,
             reason=public_reason or lead.end_reason or "",
+            by_official=public_reason is not None,
         )
     unit = case.unit
     assert unit is not None  # noqa: S101 - no lead without a unit

@@ -27,8 +27,13 @@ from services.notify.domain import (
 from services.notify.fragments import fragments
 from services.notify.store import ADOPTABLE, Phone
 from services.notify.work import NotifyWork
-from shared.events.base import Event
-from shared.events.notify import NoticeDelivered, NoticeHandedOver, NoticeUnreached, NoticeWithdrawn
+from shared.events.notify import (
+    NoticeDelivered,
+    NoticeFacts,
+    NoticeHandedOver,
+    NoticeUnreached,
+    NoticeWithdrawn,
+)
 from shared.storage.work import Cause
 
 CHANNEL: Final = "sms"
@@ -39,7 +44,7 @@ STOPPING: Final = (ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.QUOTA_OR_BALAN
 # --------------------------------------------------------------------------- the ends of a notice
 
 
-def _tell(work: NotifyWork, event: type[Event], notice: Notice, **more: Any) -> None:
+def _tell(work: NotifyWork, event: type[NoticeFacts], notice: Notice, **more: Any) -> None:
     fact = event(
         notice_id=notice.id,
         lead_id=notice.lead_id,
@@ -73,9 +78,7 @@ def _hand_over(work: NotifyWork, notice: Notice, reference: str) -> Notice:
 
 def _unreach(work: NotifyWork, notice: Notice, reason: str) -> Notice:
     _tell(work, NoticeUnreached, notice, reason=reason)
-    return changed(
-        notice, state=NoticeState.UNREACHED, trying=None, reason=reason, ended_at=work.now
-    )
+    return changed(notice, state=NoticeState.UNREACHED, trying=None, reason=reason, ended_at=work.now)
 
 
 def _deliver(work: NotifyWork, notice: Notice) -> Notice:
@@ -116,9 +119,6 @@ def begin_attempts(
         return [], False
     left = work.store.left_today(work.now)
     current = work.store.notices(candidate.notice.id for candidate, _ in looked)
-    versions = {
-        uscc: version for uscc, (version, _) in work.store.contacts(n.uscc for n in current.values()).items()
-    }
     index = {c.mobile: work.tools.phones.of(c.mobile) for c, _ in looked if c.mobile}
     phones = work.store.phones(index.values(), work.now - work.rules.cap_days)
     attempts: list[tuple[Attempt, str]] = []
@@ -126,8 +126,6 @@ def begin_attempts(
     for candidate, answer in looked:
         notice = current[candidate.notice.id]
         if notice.version != candidate.notice.version:
-            continue
-        if candidate.contact_version != versions.get(notice.uscc, 0):
             continue
         if isinstance(answer, Hold):
             touched.append(held_by_look(notice, answer.reason, work.now, calendar, work.rules.hours))
@@ -142,11 +140,16 @@ def begin_attempts(
                 phones[mobile_index].open = True
                 attempts.append((_attempt(work, candidate, mobile_index, looked_at, looked_wall), notice.id))
                 touched.append(
-                    changed(notice, trying=AttemptState.OPEN, held=_unlooked(notice), mobile_index=mobile_index)
+                    changed(
+                        notice, trying=AttemptState.OPEN, held=_unlooked(notice), mobile_index=mobile_index
+                    )
                 )
     work.store.save_notices(touched, at=work.now)
     work.store.add_attempts(
-        [(attempt, work.tools.seal_mobile(attempt.reference, attempt.mobile), id_) for attempt, id_ in attempts]
+        [
+            (attempt, work.tools.seal_mobile(attempt.reference, attempt.mobile), id_)
+            for attempt, id_ in attempts
+        ]
     )
     return [attempt for attempt, _ in attempts], bool(touched)
 
@@ -238,7 +241,9 @@ def _settle(
     code: str,
     move: Callable[[NotifyWork, Notice], Notice],
 ) -> None:
-    work.store.save_attempt(attempt.reference, state=state, code=code[:64], settled_at=work.now, expires_at=None)
+    work.store.save_attempt(
+        attempt.reference, state=state, code=code[:64], settled_at=work.now, expires_at=None
+    )
     moved = [move(work, notice) for notice in work.store.covered(attempt.reference) if notice.trying]
     work.store.save_notices(moved, at=work.now)
 
@@ -264,7 +269,9 @@ def _leave_unknown(work: NotifyWork, attempt: Any, why: str) -> None:
         expires_at=attempt.opened_at + work.rules.unknown,
     )
     covered = work.store.covered(attempt.reference)
-    work.store.save_notices([changed(n, trying=AttemptState.UNKNOWN) for n in covered if n.trying], at=work.now)
+    work.store.save_notices(
+        [changed(n, trying=AttemptState.UNKNOWN) for n in covered if n.trying], at=work.now
+    )
     _apply_early(work, attempt, None)
 
 
@@ -335,13 +342,18 @@ def _take_receipt(work: NotifyWork, account: str, receipt: Receipt) -> str:
     )
     attempt = work.store.attempt_named(account, receipt.message_group, mobile_index)
     if attempt is None:
-        # The carrier's name for it was never learnt: it is the one submission to this phone that nobody knows of.
-        unknown = work.store.unknown_attempts(account, mobile_index, work.now - ADOPTABLE)
-        if len(unknown) != 1:
+        attempt = _only_unknown(work, account, mobile_index)
+        if attempt is None:
             return "unmatched"
-        attempt = unknown[0]
         _adopt(work, attempt, receipt.message_group)
     return _apply(work, attempt.reference, seq, delivered=receipt.delivered, code=receipt.code)
+
+
+def _only_unknown(work: NotifyWork, account: str, mobile_index: str) -> Any:
+    """The submission that a receipt with an unknown group must be about; None when it could be another one."""
+    undecided = work.store.undecided_attempts(account, mobile_index, work.now - ADOPTABLE)
+    only = undecided[0] if len(undecided) == 1 else None
+    return only if only is not None and only.state == AttemptState.UNKNOWN else None
 
 
 def _adopt(work: NotifyWork, attempt: Any, message_group: str) -> None:
@@ -352,7 +364,9 @@ def _adopt(work: NotifyWork, attempt: Any, message_group: str) -> None:
 def _apply_early(work: NotifyWork, attempt: Any, message_group: str | None) -> None:
     """Receipts that were here before the carrier's answer was recorded, or instead of it."""
     early = work.store.early_receipts(attempt.account, attempt.mobile_index, attempt.opened_at, message_group)
-    if message_group is None and early:
+    if message_group is None:
+        if not early or _only_unknown(work, attempt.account, attempt.mobile_index) is None:
+            return
         message_group = early[0].message_group
         _adopt(work, attempt, message_group)
     for receipt in early:
@@ -366,8 +380,9 @@ def _apply(work: NotifyWork, reference: str, seq: int, *, delivered: bool, code:
     waiting = [n for n in covered if n.state is NoticeState.HANDED_OVER]
     missed = [n for n in covered if n.state is NoticeState.UNREACHED] if delivered else []
     if not waiting and not missed:
+        work.store.save_attempt(reference, expires_at=None)
         return "repeated"
-    work.store.save_attempt(reference, code=code, expires_at=None)
+    work.store.save_attempt(reference, expires_at=None, code=code)
     if delivered:
         work.store.save_notices([_deliver(work, n) for n in (*waiting, *missed)], at=work.now)
         return "corrected" if missed else "delivered"

@@ -28,7 +28,8 @@ class Hours:
     blocked_until: time
     working_days_only: bool = True
 
-    def _admits(self, at: datetime, calendar: Calendar) -> bool:
+    def admits(self, at: datetime, calendar: Calendar) -> bool:
+        """Whether a message may arrive at this instant."""
         local = at.astimezone(ZONE)
         moment = local.time()
         if self.blocked_from <= self.blocked_until:
@@ -41,7 +42,7 @@ class Hours:
 
 def is_open(now: datetime, calendar: Calendar, hours: Hours) -> bool:
     """Whether a hand-over may begin at this instant."""
-    return hours._admits(now, calendar) and hours._admits(now + LEEWAY, calendar)
+    return hours.admits(now, calendar) and hours.admits(now + LEEWAY, calendar)
 
 
 def next_opening(now: datetime, calendar: Calendar, hours: Hours) -> datetime:
@@ -166,7 +167,9 @@ def changed(notice: Notice, **values: Any) -> Notice:
     return replace(new, state=NoticeState.HELD if new.held else NoticeState.QUEUED, due_at=due_at)
 
 
-def after_event(notice: Notice, *, add: Iterable[str] = (), drop: Iterable[str] = (), **values: Any) -> Notice:
+def after_event(
+    notice: Notice, *, add: Iterable[str] = (), drop: Iterable[str] = (), **values: Any
+) -> Notice:
     """The notice after an event: holds come and go, and what the last look found is worth nothing any more."""
     kept = {reason for reason in notice.held if not reason.startswith(LOOK)}
     held = tuple(sorted((kept | set(add)) - set(drop)))

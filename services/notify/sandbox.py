@@ -645,7 +645,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     refuse_unknown(
         os.environ, [SandboxSettings, ServiceSettings], others=("registry", "matching", "notify", "targets")
     )
-    settings = SandboxSettings()  # type: ignore[call-arg]  # the required ones come from the environment
+    settings = SandboxSettings()  # the required ones come from the environment
     clock: Clock = SystemClock()
     if settings.clock_file is not None:
         clock = SimulatedClock(settings.clock_file, start=clock.now())

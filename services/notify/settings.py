@@ -39,13 +39,13 @@ class NotifySettings(ServiceSettings):
     )
     carrier_timeout_s: float = Field(3.0, gt=0, description="How long one submission may take, in seconds")
     account: str = Field(
-        "yunmas", pattern=r"^[a-z0-9-]{1,32}$", description="Name of the account in the receipts' address"
+        "sandbox", pattern=r"^[a-z0-9-]{1,32}$", description="Name of the account in the receipts' address"
     )
     ec_name: str = Field("演示单位", description="ecName of the account")
     ap_id: str = Field("sandbox", description="apId of the account")
-    secret_key: SecretStr = Field(SecretStr("sandbox-secret"), description="Secret key of the account")
+    carrier_secret_key: SecretStr | None = Field(None, description="Secret key of the account; must be set")
     sign: str = Field("SIGN01", description="Code of the signature, as registered with the carrier")
-    callback_secret: SecretStr | None = Field(
+    receipts_secret: SecretStr | None = Field(
         None, min_length=16, description="Last part of the receipts' address; must be set"
     )
     rate_per_s: float = Field(100.0, gt=0, description="Messages a second that the carrier takes")

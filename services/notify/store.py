@@ -33,9 +33,7 @@ from shared.clock import start_of, today
 from shared.storage.database import insert_new, upsert
 
 _KEY: Final = ("lead_id", "rule", "episode", "stage", "recipient", "uscc", "created_at", "correlation")
-_MUTABLE: Final = tuple(
-    column.name for column in notice.c if column.name not in ("id", *_KEY)
-)
+_MUTABLE: Final = tuple(column.name for column in notice.c if column.name not in ("id", *_KEY))
 ADOPTABLE: Final = timedelta(days=7)
 """A receipt is about a submission of unknown outcome that is at most so old."""
 
@@ -242,15 +240,15 @@ class Store:
             )
         ).first()
 
-    def unknown_attempts(self, account: str, mobile_index: str, since: datetime) -> list[Any]:
-        """Attempts of unknown outcome to a phone, also those given up, since an instant."""
+    def undecided_attempts(self, account: str, mobile_index: str, since: datetime) -> list[Any]:
+        """Attempts to a phone since an instant that are open or of unknown outcome, also those given up."""
         return list(
             self._db.execute(
                 sa.select(attempt).where(
                     attempt.c.mobile_index == mobile_index,
                     attempt.c.opened_at > since,
                     attempt.c.account == account,
-                    attempt.c.state == AttemptState.UNKNOWN,
+                    attempt.c.state.in_([AttemptState.OPEN, AttemptState.UNKNOWN]),
                 )
             )
         )
@@ -294,8 +292,10 @@ class Store:
         """The calendar of the city pack with the years that replaced its own."""
         calendar = self._rules.calendar
         for row in self._db.execute(sa.select(calendar_year)):
-            days = [frozenset(map(date.fromisoformat, row_days)) for row_days in (row.holidays, row.makeup_days)]
-            calendar = calendar.with_year(Year(row.year, *days, row.source))
+            holidays, makeup_days = (
+                frozenset(map(date.fromisoformat, days)) for days in (row.holidays, row.makeup_days)
+            )
+            calendar = calendar.with_year(Year(row.year, holidays, makeup_days, row.source))
         return calendar
 
     def put_years(self, years: Sequence[Year]) -> None:
@@ -320,7 +320,11 @@ _NOTICE_FIELDS: Final = tuple(f.name for f in fields(Notice) if f.name != "facts
 
 
 def _notice_row(n: Notice, at: datetime) -> dict[str, Any]:
-    facts = {**vars(n.facts), "established_on": str(n.facts.established_on), "deadline": str(n.facts.deadline)}
+    facts = {
+        **vars(n.facts),
+        "established_on": str(n.facts.established_on),
+        "deadline": str(n.facts.deadline),
+    }
     row = {name: getattr(n, name) for name in _NOTICE_FIELDS}
     return {**row, "held": list(n.held), "facts": facts, "town": n.facts.town, "changed_at": at}
 

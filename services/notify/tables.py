@@ -40,7 +40,9 @@ notice = sa.Table(
     sa.Column("trying", sa.String(16), comment="open or unknown while an attempt decides"),
     sa.Column("withdraw_reason", sa.String(32), comment="its lead ended while an attempt was under way"),
     sa.Column("reason", sa.String(32), comment="why it ended as it did"),
-    sa.Column("corrected", sa.Boolean, nullable=False, comment="a late receipt turned unreached into delivered"),
+    sa.Column(
+        "corrected", sa.Boolean, nullable=False, comment="a late receipt turned unreached into delivered"
+    ),
     sa.Column("mobile_index", sa.String(64)),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("changed_at", Instant, nullable=False),
@@ -66,13 +68,20 @@ attempt = sa.Table(
     sa.Column("fragments", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("opened_at", Instant, nullable=False),
-    sa.Column("looked_at", Instant, nullable=False, comment="business time at the beginning of the last look"),
+    sa.Column(
+        "looked_at", Instant, nullable=False, comment="business time at the beginning of the last look"
+    ),
     sa.Column("looked_wall", Instant, nullable=False),
     sa.Column("message_group", sa.String(64), comment="the carrier's name for it"),
     sa.Column("code", sa.String(64), comment="the carrier's word for what became of it"),
     sa.Column("settled_at", Instant),
     sa.Column("expires_at", Instant, comment="when a missing receipt or outcome ends the wait"),
-    sa.Index("attempt_open", "state", sqlite_where=sa.text("state = 'open'"), postgresql_where=sa.text("state = 'open'")),
+    sa.Index(
+        "attempt_open",
+        "state",
+        sqlite_where=sa.text("state = 'open'"),
+        postgresql_where=sa.text("state = 'open'"),
+    ),
     sa.Index("attempt_expires", "expires_at"),
     sa.Index("attempt_mobile", "mobile_index", "opened_at"),
     sa.Index("attempt_opened", "opened_at"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 
@@ -35,7 +35,7 @@ from services.registry.commands import (
     resume_unit,
     suspend_unit,
 )
-from services.registry.domain import City, DataSet, look, unit_doubts
+from services.registry.domain import City, DataSet, Insurance, look, unit_doubts
 from services.registry.schemas import (
     CancelIn,
     CloseIn,
@@ -185,7 +185,7 @@ async def unit(uscc: Code, who: Who, room: Here) -> Response:
         if found is None or who.town not in (None, found.town):
             raise no_such_unit()
         contacts = store.contacts([uscc]).get(uscc, ())
-        insured: Counter[str] = Counter()
+        insured: Counter[Insurance] = Counter()
         for (insurance, _form), people in store.in_force([uscc], day).get(uscc, {}).items():
             insured[insurance] += people
         shown = unit_out(found, contacts, unit_doubts(found, contacts))
@@ -197,6 +197,7 @@ async def unit(uscc: Code, who: Who, room: Here) -> Response:
 
 @router.get("/v1/units", dependencies=[access("units:read")], tags=["units"])
 async def units(
+    *,
     who: Who,
     room: Here,
     town: str | None = None,
@@ -205,8 +206,10 @@ async def units(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> Page[UnitRow]:
-    """Units by code. `insured`: whether anybody is insured through the unit as an employer today, in any
-    insurance; `q`: part of the name or beginning of the code. Who acts for a town sees only its units.
+    """Units by code. Who acts for a town sees only its units.
+
+    `insured`: whether anybody is insured through the unit as an employer today, in any insurance; `q`: part of
+    the name or beginning of the code.
     """
     if town is not None and town not in room.city.towns:
         raise unprocessable(

@@ -508,7 +508,9 @@ def recorded(store: Store, participation: Participation) -> Recorded:
 
 def _counted(work: RegistryWork, first: First) -> Counted | None:
     counts = work.store.participation(first.participation_id) if first.participation_id else None
-    return counts and Counted(
+    if counts is None:
+        return None
+    return Counted(
         participation_id=counts.id,
         kind=counts.kind.value,
         town=counts.town,
@@ -592,7 +594,7 @@ def declare_complete(work: RegistryWork, item: DeclareComplete) -> date:
     return item.through
 
 
-def complete_live_days(work: RegistryWork) -> bool:
+def complete_live_days(work: RegistryWork, _item: None = None) -> bool:
     """Says of each live data set that yesterday is complete, once. True when something was said."""
     marks = work.store.complete_through()
     days = {

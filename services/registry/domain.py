@@ -467,7 +467,7 @@ def year_faults(year: int, holidays: Sequence[date], makeup_days: Sequence[date]
         if day.year != year
     ]
     for n, day in enumerate(makeup_days):
-        if day.isoweekday() <= 5:  # noqa: PLR2004 - Friday
+        if day.isoweekday() <= 5:
             faults.append(
                 FieldError(
                     f"/makeup_days/{n}",
@@ -521,13 +521,11 @@ def look(question: Question, unit: Unit | None, in_force: Collection[tuple[Insur
         return "insured"
     if unit is None:
         return "unknown_subject"
-    if unit.status is not UnitStatus.ACTIVE:
-        return "not_active"
-    if not unit.code_confirmed:
-        return "code_unconfirmed"
     facts = (question.name, question.kind, question.established_on, question.town)
-    if facts != (unit.name, unit.kind, unit.established_on, unit.town):
-        return "fact_differs"
-    if question.contact_version != unit.contact_version:
-        return "contact_newer"
-    return None
+    checks: tuple[tuple[bool, Hold], ...] = (
+        (unit.status is not UnitStatus.ACTIVE, "not_active"),
+        (not unit.code_confirmed, "code_unconfirmed"),
+        (facts != (unit.name, unit.kind, unit.established_on, unit.town), "fact_differs"),
+        (question.contact_version != unit.contact_version, "contact_newer"),
+    )
+    return next((reason for applies, reason in checks if applies), None)

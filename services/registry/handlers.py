@@ -8,8 +8,11 @@ from shared.messaging.consumer import Received, on
 
 
 def mark_wrong_data(work: RegistryWork, received: Sequence[Received[LeadResolved]]) -> None:
-    """Marks units whose lead ended because their data was wrong, so that somebody looks at them."""
-    wrong = [item for item in received if item.event.end == "wrong_data"]
+    """Marks units whose data an official found wrong, so that somebody looks at them.
+
+    A lead that ended by a correction here is no such case: the data is right now.
+    """
+    wrong = [item for item in received if item.event.end == "wrong_data" and item.event.by_official]
     known = work.store.units(item.event.uscc for item in wrong)
     marked = [item for item in wrong if item.event.uscc in known]
     work.store.mark_wrong({item.event.uscc: item.time for item in marked})

@@ -21,7 +21,7 @@ from services.registry.domain import (
     UnitKind,
     UnitStatus,
 )
-from shared.http import Body, Choice, Day, Flag, Many, Text, Whole, refuse
+from shared.http import Body, Choice, Day, Many, Text, Whole, refuse
 from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
 from shared.privacy import mask_id_number, mask_mobile, mask_name
 
@@ -104,17 +104,20 @@ class UnitIn(Body):
         return {**dict(self), "contacts": tuple(item.contact() for item in self.contacts)}
 
 
+_ABSENT: Any = None
+
+
 class UnitPatch(Body):
     """Only what is to change. `contacts` is the whole new list; a code can be confirmed, never the opposite."""
 
-    name: Name = Field(None)
-    kind: Choice[UnitKind] = Field(None)
-    established_on: Day = Field(None)
-    town: Town | None = None
-    address: Address | None = None
-    industry: Industry | None = None
-    code_confirmed: Literal[True] = Field(None)
-    contacts: Contacts = Field(None)
+    name: Name = _ABSENT
+    kind: Choice[UnitKind] = _ABSENT
+    established_on: Day = _ABSENT
+    town: Town | None = _ABSENT
+    address: Address | None = _ABSENT
+    industry: Industry | None = _ABSENT
+    code_confirmed: Literal[True] = _ABSENT
+    contacts: Contacts = _ABSENT
 
     def changes(self) -> dict[str, Any]:
         """The fields that were sent, contacts apart."""
@@ -218,7 +221,7 @@ class FactsIn(Body):
 
 
 class QuestionIn(Body):
-    """May a message about this subject go?"""
+    """Whether a message about this subject may go."""
 
     subject: SubjectIn
     void: VoidIn

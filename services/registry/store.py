@@ -40,8 +40,10 @@ from shared.storage.database import upsert
 
 @dataclass(frozen=True)
 class Vault:
-    """What protects people's data: `records` seals what lies here, `people` finds a person by ID number,
-    `letters` seals contacts on their way to other services.
+    """What protects people's data.
+
+    `records` seals what lies here, `people` finds a person by ID number, `letters` seals contacts on their way
+    to other services.
     """
 
     records: Cipher
@@ -73,8 +75,10 @@ class Store:
         limit: int,
         today: date,
     ) -> list[Unit]:
-        """Units behind the code `after` by code: of all these towns (none given: of any), by part of the name
-        or beginning of the code, and by whether anybody is insured through them as an employer today.
+        """Units behind the code `after`, by code.
+
+        Of all these towns (none given: of any), by part of the name or beginning of the code, and by whether
+        anybody is insured through them as an employer today.
         """
         where: list[sa.ColumnElement[bool]] = [UNIT.c.uscc > after, *(UNIT.c.town == name for name in towns)]
         if q is not None:
@@ -91,7 +95,7 @@ class Store:
     def _units(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Unit]:
         rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit))
         return [
-            Unit(**{**row._mapping, "kind": UnitKind(row.kind), "status": UnitStatus(row.status)})  # noqa: SLF001
+            Unit(**{**row._mapping, "kind": UnitKind(row.kind), "status": UnitStatus(row.status)})
             for row in rows
         ]
 
@@ -295,7 +299,7 @@ def _row(value: Unit | Participation) -> dict[str, Any]:
 def _participation(row: sa.Row[Any]) -> Participation:
     return Participation(
         **{
-            **row._mapping,  # noqa: SLF001 - the row as a mapping
+            **row._mapping,
             "insurance": Insurance(row.insurance),
             "form": Form(row.form),
             "kind": Declared(row.kind),
@@ -308,5 +312,5 @@ def _contacts_json(contacts: Sequence[Contact]) -> bytes:
     return _json([{"role": item.role.value, "name": item.name, "mobile": item.mobile} for item in contacts])
 
 
-def _json(value: Any) -> bytes:  # noqa: ANN401 - JSON data
+def _json(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode()

@@ -73,13 +73,16 @@ class Spell:
 
 
 def latest(decisions: Iterable[Decision]) -> list[Decision]:
-    """Of each person and insurance the decision with the highest version."""
+    """Of each person and insurance the decision with the highest version, in order of these keys.
+
+    The order keeps two writers from waiting for each other's rows.
+    """
     newest: dict[tuple[int, str], Decision] = {}
     for decision in decisions:
         key = (decision.person, decision.insurance)
         if key not in newest or decision.version > newest[key].version:
             newest[key] = decision
-    return list(newest.values())
+    return [newest[key] for key in sorted(newest)]
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def take_back_cancelled(work: TargetsWork, received: Sequence[Received[Participa
     """Takes the spells back, and counts what registry says is the person's first instead, if anything."""
     events = [item.event for item in received]
     work.figures.set_state([event.participation_id for event in events], SpellState.CANCELLED)
-    pass
+    work.figures.decide(latest(_after_cancellation(event) for event in events))
 
 
 def _first_ever(event: ParticipationStarted) -> Decision:

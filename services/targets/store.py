@@ -77,6 +77,6 @@ def _row(decision: Decision) -> dict[str, Any]:
 
 
 def _tally(table: sa.Table) -> sa.Select[Any]:
-    month = sa.extract("month", table.c.started_on)
+    month = sa.cast(sa.extract("month", table.c.started_on), sa.Integer)
     parts = (table.c.insurance, table.c.kind, table.c.town, month)
     return sa.select(*parts, sa.func.count()).group_by(*parts)

@@ -75,7 +75,10 @@ class LeadReleased(Event):
 
 
 class LeadResolved(Event):
-    """A lead ended. `end`: enrolled, no_obligation, exempt, unit_closed, wrong_data, settled_by_inspection."""
+    """A lead ended. `end`: enrolled, no_obligation, exempt, unit_closed, wrong_data, settled_by_inspection.
+
+    `by_official` tells a person's decision from what the data says by itself.
+    """
 
     name: ClassVar[str] = "matching.lead_resolved.v1"
     lead_id: str
@@ -84,6 +87,7 @@ class LeadResolved(Event):
     episode: int
     end: str
     reason: str
+    by_official: bool = False
 
 
 class VisitRequested(Event):

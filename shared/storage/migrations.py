@@ -60,7 +60,11 @@ def write_revision(database: Database, migrations: Path, metadata: sa.MetaData, 
         found = produce_migrations(_autogenerate(db), metadata)
         if found.upgrade_ops is None or found.upgrade_ops.is_empty():
             return None
-        body = render_python_code(found.upgrade_ops, render_item=_render)
+        body = "\n    ".join(
+            line.strip()
+            for line in render_python_code(found.upgrade_ops, render_item=_render).splitlines()
+            if not line.strip().startswith("#")
+        )
     revision = f"{int(head or 0) + 1:04d}"
     file = migrations / "versions" / f"{revision}_{message.lower().replace(' ', '_')}.py"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,4 +85,9 @@ def _autogenerate(db: sa.Connection) -> MigrationContext:
 
 
 def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    return "Instant()" if kind == "type" and isinstance(item, Instant) else False
+    if kind == "type" and isinstance(item, Instant):
+        return "Instant()"
+    if kind == "type" and isinstance(item, sa.Enum):
+        words = ", ".join(repr(str(word)) for word in item.enums)
+        return f"sa.Enum({words}, name={item.name!r}, native_enum=False, create_constraint=True, length={item.length})"
+    return False

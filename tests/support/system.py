@@ -6,6 +6,7 @@ instant to instant, settling between jumps, as the demo's driver does.
 
 import asyncio
 import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -16,8 +17,46 @@ import httpx
 from services.all_in_one import DEMO_START, LEDGER, Suite
 from shared.auth import LocalIssuer, department_scopes
 from shared.clock import FrozenClock
+from shared.messaging.bus import Message
+from shared.messaging.in_process import InProcessBus
 
 GIVE_UP_S = 30.0
+
+
+class GatedBus(InProcessBus):
+    """The embedded bus with a gate per topic: what is published to a shut one waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._open: dict[str, asyncio.Event] = {}
+
+    def shut(self, topic: str) -> None:
+        """Facts of this publisher stay in its outbox from now on."""
+        self._open[topic] = asyncio.Event()
+
+    def reopen(self, topic: str) -> None:
+        """What waited goes on."""
+        self._open.pop(topic).set()
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        if messages and (gate := self._open.get(messages[0].topic)):
+            await gate.wait()
+        await super().publish(messages)
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """What carries notify's requests; `cut` names a part of the path that can't be reached any more."""
+
+    def __init__(self, inside: httpx.AsyncBaseTransport) -> None:
+        self._inside = inside
+        self.cut: str | None = None
+        self.refused = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if self.cut and self.cut in request.url.path:
+            self.refused += 1
+            raise httpx.ConnectError("cut", request=request)
+        return await self._inside.handle_async_request(request)
 
 
 class System:
@@ -32,7 +71,11 @@ class System:
     ) -> None:
         self.folder = folder
         self.clock = clock or FrozenClock(DEMO_START)
-        self.suite = Suite(folder, clock=self.clock, demo=True, overrides=overrides)
+        self.bus = GatedBus()
+        self.wire: Wire | None = None
+        self.suite = Suite(
+            folder, clock=self.clock, demo=True, overrides=overrides, through=self._through, bus=self.bus
+        )
         self._issuer = LocalIssuer(folder / "issuer.jwk", self.clock)
         self._stack = AsyncExitStack()
 
@@ -56,7 +99,7 @@ class System:
         path: str,
         body: Any = None,
         *,
-        department: str = "OPS",
+        department: str = "HRSS",
         town: str | None = None,
         headers: dict[str, str] | None = None,
         status: int | None = None,
@@ -75,6 +118,19 @@ class System:
         expected = {status} if status else {200, 201, 202}
         assert answer.status_code in expected, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Lets the loops run until something holds; for states in which the suite is not quiet."""
+        give_up = asyncio.get_running_loop().time() + GIVE_UP_S
+        while not await holds():
+            if asyncio.get_running_loop().time() > give_up:
+                raise AssertionError(f"never happened: {what}")
+            self.suite.wake()
+            await asyncio.sleep(0.001)
+
+    def _through(self, inside: httpx.AsyncBaseTransport) -> httpx.AsyncBaseTransport:
+        self.wire = Wire(inside)
+        return self.wire
 
     async def settle(self) -> datetime | None:
         """Waits until nothing is due or in flight, twice in a row; gives the next instant something is."""
@@ -117,7 +173,7 @@ class System:
             "contacts": [{"role": "legal_representative", "name": "于示例", "mobile": "13800138000"}],
             **facts,
         }
-        return await self.ask("POST", "/registry/v1/units", body)
+        return await self.ask("POST", "/registry/v1/units", body, department="ADM")
 
     async def enrol(self, uscc: str, started_on: date, **facts: Any) -> Any:
         """Records that one person is insured through a unit."""

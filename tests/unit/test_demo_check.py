@@ -203,6 +203,32 @@ def test_no_reminder_is_demanded_while_data_is_late(records, ledger):
     assert ready == {datetime(2026, 2, 27, 8, 30, tzinfo=ZONE)}
 
 
+def test_a_reminder_on_the_deadline_day_is_early_even_when_the_day_was_declared(records, ledger):
+    """The day must be over, whatever a department says of its data."""
+    row = row_of(records, ledger, "never_enrols")
+    last = deadline_to_name(records, unit_of(records, "never_enrols"), row.at)
+    hasty = json.loads(json.dumps(records))
+    at = datetime.combine(last, time(9), ZONE).isoformat()
+    hasty["declared"].append(
+        {"fact": "declared", "through": last.isoformat(), "asked_at": at, "answered_at": at}
+    )
+    early = replace(row, at=datetime.combine(last, time(10), ZONE))
+    assert "early" in kinds(hasty, with_row(ledger, row, early))
+
+
+def test_a_unit_registered_late_is_given_ten_minutes(records, ledger):
+    """Its participation call often follows at once."""
+    for row in ledger:
+        unit = next(u for u in records["units"] if u["mobile"] == row.mobile)
+        registered = datetime.fromisoformat(unit["facts"][0]["answered_at"])
+        if unit["fate"] == "late_registered" and registered.date() > date(2026, 1, 5):
+            hasty = replace(row, at=registered + timedelta(minutes=9))
+            assert kinds(records, with_row(ledger, row, hasty)) == {"early"}
+            break
+    else:
+        pytest.fail("no unit was registered late")
+
+
 @pytest.mark.parametrize(
     ("fate", "kind"),
     [

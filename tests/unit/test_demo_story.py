@@ -21,6 +21,7 @@ from services.demo.story import (
     Suite,
     play,
     services_figures,
+    stay,
     tell_story,
 )
 from services.notify import sandbox
@@ -39,6 +40,7 @@ class SmallSuite:
         self.requests = 0
         self.taken: list[tuple[datetime, str, str, str]] = []
         self.lists: dict[str, list[dict]] = {}
+        self.targets: list[dict] = []
         self.restless: list[str] = []
         self.due: list[datetime] = []
         self.moves: list[datetime] = []
@@ -49,7 +51,9 @@ class SmallSuite:
     def suite(self) -> Suite:
         client = httpx.Client(base_url="http://suite", transport=httpx.MockTransport(self.answer))
         ticks = iter(range(10_000_000))
-        return Suite(client, self._token, Patience(pause=lambda _: None, monotonic=lambda: float(next(ticks))))
+        return Suite(
+            client, self._token, Patience(pause=lambda _: None, monotonic=lambda: float(next(ticks)))
+        )
 
     def _token(self, department: str) -> str:
         self.tokens[department] += 1
@@ -79,7 +83,8 @@ class SmallSuite:
             items = self.lists.get(key, [])
             at = int(request.url.params.get("cursor", 0))
             more = str(at + 2) if at + 2 < len(items) else None
-            return httpx.Response(200, json={"items": items[at : at + 2], "next_cursor": more})
+            page = {"items": items[at : at + 2], "next_cursor": more, "targets": self.targets}
+            return httpx.Response(200, json=page)
         return self._write(request)
 
     def _quiet(self, path: str) -> dict:
@@ -222,30 +227,52 @@ def test_an_expired_token_is_renewed_once():
         suite.ask("GET", "/x")
 
 
+def test_after_the_story_each_night_is_declared_once():
+    """Nights that people jump over are caught up by one declaration, never before 00:20."""
+    small, puts = SmallSuite(), []
+    evening = datetime(2026, 3, 25, 20, tzinfo=START.tzinfo)
+    night, morning, much_later = (evening + timedelta(hours=hours) for hours in (4, 5, 9 * 24))
+    later = iter([evening, night, morning, morning, much_later, much_later])
+
+    def pause(_seconds: float) -> None:
+        small.now = next(later, None) or _end()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "PUT":
+            puts.append((small.now.hour, json.loads(request.content)["through"]))
+        return small.answer(request)
+
+    client = httpx.Client(base_url="http://suite", transport=httpx.MockTransport(answer))
+    small.now = evening
+    with pytest.raises(StopIteration):
+        stay(Suite(client, lambda _: "token", Patience(pause=pause, monotonic=lambda: 0.0)))
+    assert puts == [(1, "2026-03-25"), (20, "2026-04-02")]
+
+
+def _end() -> datetime:
+    raise StopIteration
+
+
 def city_of_figures() -> SmallSuite:
     """One unit for each thing that can have happened."""
     small = SmallSuite()
-    fared = {  # status, clocks, ends of leads, notices
-        "in_time": ("active", ["stopped"], [], []),
-        "closed_in_time": ("closed", ["stopped"], [], []),
-        "reminded": ("active", ["due"], [None], [("delivered", None)]),
-        "enrolled_after": ("active", ["stopped"], ["enrolled"], [("delivered", None)]),
-        "withdrawn": ("active", ["stopped"], ["enrolled"], [("withdrawn", None)]),
-        "corrected": (
-            "active",
-            ["stopped", "due"],
-            ["wrong_data"],
-            [("withdrawn", None), ("handed_over", None)],
-        ),
-        "silent": ("active", ["due"], [None], [("unreached", "silent")]),
-        "no_phone": ("active", ["due"], [None], [("unreached", "no_contact")]),
-        "waiting": ("active", ["waiting"], [], []),
-        "sole_trader": ("active", [], [], []),
+    enrolled, due = ("stopped", "enrolled"), ("due", None)
+    fared = {  # clock, ends of leads, notices
+        "in_time": (enrolled, [], []),
+        "closed_in_time": (("stopped", "closed"), [], []),
+        "reminded": (due, [None], [("delivered", None)]),
+        "enrolled_after": (enrolled, ["enrolled"], [("delivered", None)]),
+        "withdrawn": (enrolled, ["enrolled"], [("withdrawn", None)]),
+        "corrected": (due, ["wrong_data"], [("withdrawn", None), ("handed_over", None)]),
+        "silent": (due, [None], [("unreached", "silent")]),
+        "no_phone": (due, [None], [("unreached", "no_contact")]),
+        "waiting": (("waiting", None), [], []),
+        "sole_trader": (("stopped", "not_obliged"), [], []),
     }
     small.lists = {"/registry/v1/units": [], "/matching/v1/leads": [], "/notify/v1/notices": []}
-    for uscc, (status, clocks, ends, notices) in fared.items():
-        small.lists["/registry/v1/units"].append({"uscc": uscc, "status": status})
-        small.lists[f"/matching/v1/clocks?{uscc}"] = [{"uscc": uscc, "state": state} for state in clocks]
+    for uscc, ((state, reason), ends, notices) in fared.items():
+        small.lists["/registry/v1/units"].append({"uscc": uscc})
+        small.lists[f"/matching/v1/clocks?{uscc}"] = [{"uscc": uscc, "state": state, "reason": reason}]
         small.lists["/matching/v1/leads"] += [{"uscc": uscc, "end": end} for end in ends]
         small.lists["/notify/v1/notices"] += [{"uscc": uscc, "state": s, "reason": r} for s, r in notices]
     return small
@@ -296,12 +323,17 @@ def test_a_story_that_came_true_ends_with_zero_and_is_told_once(tmp_path):
             "received_at": "2026-02-10T08:30:00",
         }
     ]
-    small.lists["/targets/v1/progress"] = [{"town": "俚岛镇", "actual": 3, "months": {}}]
+    figures = {"actual": 3, "target": 9900, "completion_pct": 0.03, "pace_pct": 21.9, "difference_pp": -21.87}
+    small.targets = [
+        {"name": "企业职工养老", **figures, "lines": [{"town": "俚岛镇", "actual": 3}]},
+        {"name": "覆盖率", **dict.fromkeys(figures), "lines": []},
+    ]
     ledger_with(tmp_path / LEDGER)
     code, shown = told(tmp_path, small)
     assert code == 0
     assert all(
-        part in shown for part in ("came true", text, "138****8000", "俚岛镇", "http://suite/demo/clock")
+        part in shown
+        for part in ("came true", text, "138****8000", "俚岛镇", "-21.87", "http://suite/demo/clock")
     )
     requests = small.requests
     assert told(tmp_path, small) == (0, "The story was told already.\n")

@@ -162,7 +162,7 @@ def test_towns_and_months_add_up_to_the_city(tallies: list[Tally]) -> None:
 def test_the_decision_with_the_highest_version_wins(decisions: list[Decision]) -> None:
     """In whatever order they come."""
     other = Decision(7, "injury", 1, None)
-    assert latest([*decisions, other]) == [Decision(7, "pension", 4, None), other]
+    assert latest([*decisions, other]) == [other, Decision(7, "pension", 4, None)]
 
 
 def test_pace_never_falls_within_a_year() -> None:

@@ -1,0 +1,171 @@
+"""HTTP of notify: notices, the brake, and the carrier's receipts."""
+
+import hmac
+from datetime import datetime
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, Path, Query, Request
+from pydantic import SecretStr
+
+from services.notify.carriers import ReceiptUnreadableError
+from services.notify.carriers.yunmas import parse_report
+from services.notify.commands import CHANNEL, ChangeSending, Report, change_sending, take_report
+from services.notify.domain import Notice, NoticeState, Sending
+from services.notify.schemas import AttemptOut, NoticeOut, NoticeRow, SendingIn, SendingOut
+from services.notify.store import Store
+from services.notify.work import NotifyWork, Tools
+from shared.clock import start_of, today
+from shared.errors import Problem, not_found
+from shared.http import (
+    Caller,
+    Cursor,
+    Limit,
+    Page,
+    StrictRoute,
+    access,
+    caller,
+    decode_cursor,
+    page,
+    public,
+    read_body,
+)
+from shared.privacy import mask_mobile
+from shared.service import Core
+
+LARGEST_REPORT = 64 * 1024
+Who = Annotated[Caller, Depends(caller)]
+Word = Annotated[str | None, Query(min_length=1, max_length=64)]
+
+
+def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
+    """Reading notices, reading and turning the brake."""
+    router = APIRouter(prefix="/v1", route_class=StrictRoute)
+
+    @router.get("/notices", dependencies=[access("notices:read")])
+    async def list_notices(
+        *,
+        who: Who,
+        uscc: Word = None,
+        lead: Word = None,
+        state: NoticeState | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> Page[NoticeRow]:
+        """Notices in order of creation."""
+        after = _place(cursor) if cursor else None
+        where = {"uscc": uscc, "lead_id": lead, "state": state, "town": who.town}
+        notices = await core.read(lambda db: Store(db, tools.rules).page(where, after, limit + 1))
+        shown = page(notices, limit, lambda n: (n.created_at.isoformat(), n.id))
+        return Page(items=[NoticeRow(**_row(n)) for n in shown.items], next_cursor=shown.next_cursor)
+
+    @router.get("/notices/{notice_id}", dependencies=[access("notices:read")])
+    async def get_notice(notice_id: Annotated[str, Path(max_length=64)], who: Who) -> NoticeOut:
+        """One notice with its attempts, text and times."""
+
+        def ask(db: sa.Connection) -> NoticeOut | None:
+            store = Store(db, tools.rules)
+            notice = store.notices([notice_id]).get(notice_id)
+            if notice is None or who.town not in (None, notice.facts.town):
+                return None
+            return _detail(notice, [_attempt(row, tools) for row in store.attempts_of(notice_id)])
+
+        found = await core.read(ask)
+        if found is None:
+            raise not_found("没有这条通知", "There is no such notice")
+        return found
+
+    @router.get("/sending", dependencies=[access("sending:read")])
+    async def get_sending() -> SendingOut:
+        """How the brake stands."""
+        return await _sending(core, tools)
+
+    @router.put("/sending", dependencies=[access("sending:write")])
+    async def put_sending(body: SendingIn, who: Who) -> SendingOut:
+        """Turns the brake, at once."""
+        item = ChangeSending(
+            state=body.state,
+            keeps_cap="daily_cap" not in body.model_fields_set,
+            daily_cap=body.daily_cap,
+            allowlist=body.allowlist,
+            cause=who.cause,
+        )
+        await core.run(lambda work: change_sending(work, item), urgent=True)
+        return await _sending(core, tools)
+
+    return router
+
+
+def receipt_routes(core: Core[NotifyWork], account: str, secret: SecretStr) -> APIRouter:
+    """Where the carrier pushes receipts. It has no token and its own content type, so the route is a plain one."""
+    router = APIRouter(prefix="/v1")
+    counted = core.metrics.counter("receipts_total", "Receipts, by what they settled", ["result"])
+    reason = "a carrier's push: it knows a secret address and nothing else"
+
+    @router.post("/receipts/{called}/{given}", dependencies=[public(reason)])
+    async def push(called: str, given: str, request: Request) -> dict[str, bool]:
+        """Takes one report, or a list of them. Anything but 2xx makes the carrier push it again."""
+        known = hmac.compare_digest(given.encode(), secret.get_secret_value().encode())
+        if not (hmac.compare_digest(called.encode(), account.encode()) and known):
+            raise not_found("没有这个地址", "There is nothing at this address")
+        try:
+            receipts = parse_report(await read_body(request, limit=LARGEST_REPORT))
+        except ReceiptUnreadableError as error:
+            counted.labels("unreadable").inc()
+            raise Problem(400, "unreadable_report", zh="回执格式不符", en=str(error)) from error
+        for result in await core.call(take_report, Report(account, tuple(receipts))):
+            counted.labels(result).inc()
+        return {"success": True}
+
+    return router
+
+
+async def _sending(core: Core[NotifyWork], tools: Tools) -> SendingOut:
+    now = core.clock.now()
+
+    def ask(db: sa.Connection) -> tuple[Sending, int]:
+        store = Store(db, tools.rules)
+        return store.sending(), store.submitted_since(start_of(today(now)))
+
+    brake, submitted = await core.read(ask)
+    return SendingOut(
+        account=tools.rules.account,
+        state=brake.state,
+        daily_cap=brake.daily_cap,
+        allowlist=len(brake.allowlist),
+        submitted_today=submitted,
+        changed_at=brake.changed_at,
+        changed_by=brake.changed_by,
+    )
+
+
+def _place(cursor: str) -> tuple[datetime, str]:
+    at, id_ = decode_cursor(cursor, str, str)
+    try:
+        place = datetime.fromisoformat(at)
+    except ValueError:
+        place = None
+    if place is None or place.tzinfo is None:
+        raise Problem(400, "bad_cursor", zh="cursor 无效，请从第一页重新开始", en="Start at the first page")
+    return place, id_
+
+
+def _row(notice: Notice) -> dict[str, Any]:
+    return {**vars(notice), "unit_name": notice.facts.unit_name, "town": notice.facts.town}
+
+
+def _detail(notice: Notice, attempts: list[AttemptOut]) -> NoticeOut:
+    last = attempts[-1] if attempts else None
+    return NoticeOut(
+        **_row(notice),
+        established_on=notice.facts.established_on,
+        deadline=notice.facts.deadline,
+        text=last.text if last else None,
+        mobile=last.mobile if last else None,
+        attempts=attempts,
+    )
+
+
+def _attempt(row: Any, tools: Tools) -> AttemptOut:
+    mobile = mask_mobile(tools.open_mobile(row.reference, row.mobile))
+    return AttemptOut(**{**row._mapping, "channel": CHANNEL, "mobile": mobile})

@@ -1,0 +1,136 @@
+"""The composition root of notify."""
+
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import sqlalchemy as sa
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from services import notify
+from services.notify.api import notice_routes, receipt_routes
+from services.notify.carriers.yunmas import YunMas, YunMasAccount
+from services.notify.delivery import Delivery
+from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
+from services.notify.last_look import RegistryLastLook
+from services.notify.settings import NotifySettings, read_rules
+from services.notify.store import Store
+from services.notify.tables import PLUMBING
+from services.notify.work import NotifyWork, Tools
+from shared.auth import LocalIssuer, LocalTokenSource
+from shared.clock import Clock
+from shared.documents import pack
+from shared.messaging.bus import Bus
+from shared.privacy import KeyRing, Purpose
+from shared.service import Core, Service, assemble
+
+CONNECTING: float = 0.6
+"""Share of a submission's time-out that connecting may take (services/notify/carriers/yunmas.py)."""
+
+
+def build(
+    settings: NotifySettings, *, bus: Bus, clock: Clock, neighbours: httpx.AsyncBaseTransport | None = None
+) -> Service[NotifyWork]:
+    """Notify, ready to start.
+
+    `neighbours` carries the calls to registry and to the carrier; None: real sockets. An in-process
+    ASGITransport has to be made with `raise_app_exceptions=False`.
+    Raises DocumentError where the city pack lacks something, ValueError where a setting is missing.
+    """
+    if settings.receipts_secret is None or settings.carrier_secret_key is None:
+        raise ValueError(
+            "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY, the account's key, and YINGBAO_NOTIFY_RECEIPTS_SECRET, the last "
+            "part of the address that receipts are pushed to"
+        )
+    own = KeyRing.load_or_create(settings.keys)
+    tools = Tools(
+        rules=read_rules(settings, pack(settings.city_pack)),
+        records=own.cipher(Purpose.RECORDS),
+        contacts=KeyRing.load_or_create(settings.contact_keys).cipher(Purpose.CONTACTS),
+        phones=own.index(Purpose.PHONE_INDEX),
+        random=secrets.token_bytes,
+    )
+
+    def make_work(db: sa.Connection) -> NotifyWork:
+        return NotifyWork(db, tools, now=clock.now(), wall=clock.wall())
+
+    core = Core(settings, clock=clock, plumbing=PLUMBING, make_work=make_work)
+    limits = httpx.Limits(max_connections=1_000, max_keepalive_connections=100)
+    registry = httpx.AsyncClient(
+        base_url=settings.registry_url, transport=neighbours, timeout=settings.look_timeout_s
+    )
+    line = httpx.AsyncClient(transport=neighbours, limits=limits)
+    issuer = LocalIssuer(settings.issuer_key, clock, issuer=settings.issuer)
+    look = RegistryLastLook(
+        registry,
+        LocalTokenSource(issuer, clock, client_id=settings.client_id, scopes=["last-look"]),
+        clock,
+        timeout_s=settings.look_timeout_s,
+        oldest=timedelta(seconds=settings.submit_within_s),
+    )
+    delivery = Delivery(
+        core,
+        tools,
+        look,
+        YunMas(_account(settings, settings.carrier_secret_key), line),
+        rate_per_s=settings.rate_per_s,
+        latest_s=settings.submit_within_s - CONNECTING * settings.carrier_timeout_s,
+    )
+    _watch(core, tools)
+    service = assemble(
+        core,
+        bus,
+        card=notify.__doc__ or "",
+        routers=[
+            notice_routes(core, tools),
+            receipt_routes(core, settings.account, settings.receipts_secret),
+        ],
+        migrations=Path(__file__).parent / "migrations",
+        reactions=SUBSCRIPTIONS,
+        duties=delivery.duties,
+        on_parked=hold_parked,
+        on_released=release_parked,
+    )
+    _close_with(service.app, registry, line)
+    return service
+
+
+def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:
+    return YunMasAccount(
+        base_url=settings.carrier_url,
+        ec_name=settings.ec_name,
+        ap_id=settings.ap_id,
+        secret_key=secret_key.get_secret_value(),
+        sign=settings.sign,
+        timeout_s=settings.carrier_timeout_s,
+    )
+
+
+def _watch(core: Core[NotifyWork], tools: Tools) -> None:
+    """The number that says that contacts are missing: registry has to send them again."""
+
+    def overdue() -> float:
+        with core.database.read() as db:
+            return Store(db, tools.rules).contacts_overdue(core.clock.now() - timedelta(hours=1))
+
+    core.metrics.gauge(
+        "contacts_overdue", "Notices that have waited for contacts for more than an hour", read=overdue
+    )
+
+
+def _close_with(app: FastAPI, *clients: httpx.AsyncClient) -> None:
+    """Closes the clients when the service has stopped."""
+    inner = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(within: FastAPI) -> AsyncGenerator[None]:
+        async with inner(within):
+            yield
+        for client in clients:
+            await client.aclose()
+
+    app.router.lifespan_context = lifespan

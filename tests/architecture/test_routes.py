@@ -1,0 +1,70 @@
+"""Every route states its access rule: which scopes it asks for, or why it is public."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from fastapi.routing import iter_route_contexts
+
+from services.all_in_one import Suite
+from shared.auth import SCOPES
+from shared.clock import ZONE, FrozenClock
+from shared.http import Access, routes_without_access
+
+PARTS = ("registry", "matching", "notify", "targets")
+
+
+@pytest.fixture(params=[False, True], ids=["plain", "demo"])
+def suite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Suite]:
+    """All services, mounted together; the demo has routes of its own."""
+    made = Suite(tmp_path, clock=FrozenClock(datetime(2026, 1, 5, 10, tzinfo=ZONE)), demo=request.param)
+    yield made
+    for service in made.services.values():
+        service.core.database.close()
+
+
+def test_every_route_of_the_suite_states_its_access_rule(suite: Suite) -> None:
+    """The mounted services and the sandbox too."""
+    assert routes_without_access(suite.app) == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_route_of_a_service_alone_states_its_access_rule(suite: Suite, name: str) -> None:
+    """As it runs without the others."""
+    assert routes_without_access(suite.services[name].app) == []
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_planted_route_without_a_rule_is_found(suite: Suite, name: str) -> None:
+    """In the service, and through its mount in the suite."""
+
+    async def planted() -> None: ...
+
+    suite.services[name].app.add_api_route("/v1/planted", planted)
+    assert routes_without_access(suite.services[name].app) == ["GET /v1/planted"]
+    assert routes_without_access(suite.app) == [f"GET /{name}/v1/planted"]
+
+
+def test_a_route_planted_beside_the_services_is_found(suite: Suite) -> None:
+    """In the suite itself and in the sandbox."""
+
+    async def planted() -> None: ...
+
+    suite.app.add_api_route("/planted", planted, methods=["POST"])
+    suite.sandbox.add_api_route("/planted", planted)
+    assert routes_without_access(suite.app) == ["GET /sandbox/planted", "POST /planted"]
+
+
+def test_routes_ask_for_scopes_that_exist(suite: Suite) -> None:
+    """A scope that no token can hold would close the route for everybody."""
+    asked = {
+        scope
+        for service in suite.services.values()
+        for route in iter_route_contexts(service.app.routes)
+        for dependency in route.dependencies or ()
+        if isinstance(dependency.dependency, Access)
+        for scope in dependency.dependency.scopes
+    }
+    assert "progress:read" in asked
+    assert asked <= SCOPES

@@ -1,0 +1,225 @@
+"""Plays the demo's story while the embedded process is killed -9 with work in flight, again and again.
+
+    python -m tests.chaos.main [--kills 20] [--seed 1]
+
+The process is stopped (SIGSTOP) at random moments and looked at from outside. Only when its files hold
+unpublished facts or an open attempt is it killed; otherwise it goes on. In the end the independent check of
+the demo judges the sandbox's ledger. An attempt that a kill left open may end as unreached(unknown), so a
+reminder that is missing for that reason and has its visit task is not lost; anything else is. The last line
+is one JSON object (design: chaos main).
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from services.cli import token_minter
+from services.demo import check, story
+
+SERVICES = ("registry", "matching", "notify", "targets")
+
+
+@dataclass
+class Killing:
+    """The server process, and what was in flight at each of its deaths."""
+
+    folder: Path
+    port: int
+    log: list[dict[str, int]] = field(default_factory=list)
+    open_units: set[str] = field(default_factory=set)
+
+    def start(self) -> None:
+        """Starts the suite on the same files and waits until it answers."""
+        with (self.folder / "server.log").open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.cli", "serve", "--demo"]
+                + ["--data", str(self.folder), "--port", str(self.port)],
+                env={**os.environ, "YINGBAO_REGISTRY_PARTICIPATIONS_MODE": "batch"},
+                stdout=log,
+                stderr=log,
+            )
+        for _ in range(600):
+            with suppress(httpx.TransportError):
+                if httpx.get(f"http://127.0.0.1:{self.port}/registry/health/ready").is_success:
+                    return
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise RuntimeError(f"the suite did not come back; see {self.folder / 'server.log'}")
+
+    def kill_if_busy(self) -> bool:
+        """Stops the process, looks, and kills it when something was in flight."""
+        self.process.send_signal(signal.SIGSTOP)
+        in_flight, units = self._look()
+        if not sum(in_flight.values()):
+            self.process.send_signal(signal.SIGCONT)
+            return False
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.log.append(in_flight)
+        self.open_units |= units
+        self.start()
+        return True
+
+    def end(self) -> None:
+        """Stops the process in an orderly way."""
+        self.process.terminate()
+        self.process.wait(15)
+
+    def _look(self) -> tuple[dict[str, int], set[str]]:
+        found: dict[str, int] = {}
+        units: set[str] = set()
+        for service in SERVICES:
+            rows = self._ask(service, "SELECT count(*) FROM outbox")
+            found[f"{service} outbox"] = rows[0][0] if rows else 0
+        for (uscc,) in self._ask("notify", OPEN_UNITS):
+            units.add(uscc)
+        found["open attempts"] = len(units)
+        return found, units
+
+    def _ask(self, service: str, sql: str) -> list[Any]:
+        # Read-only, so that the dead process's files are exactly what the next one finds.
+        with (
+            suppress(sqlite3.OperationalError),
+            closing(sqlite3.connect(f"file:{self.folder / service}.db?mode=ro", uri=True)) as db,
+        ):
+            return db.execute(sql).fetchall()
+        return []
+
+
+OPEN_UNITS = """
+    SELECT notice.uscc FROM attempt JOIN attempt_notice USING (reference)
+    JOIN notice ON notice.id = attempt_notice.notice_id WHERE attempt.state = 'open'
+"""
+UNKNOWN = "SELECT uscc FROM notice WHERE state = 'unreached' AND reason = 'unknown'"
+VISITED = "SELECT uscc FROM visit"
+LOOKS = """
+    SELECT notice.uscc, attempt.looked_at FROM attempt JOIN attempt_notice USING (reference)
+    JOIN notice ON notice.id = attempt_notice.notice_id WHERE attempt.state <> 'released'
+"""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(folder: Path, *, kills: int, seed: int, console: Console) -> dict[str, Any]:
+    """Plays and judges; returns the figures of the last line."""
+    chance = random.Random(seed)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    killing = Killing(folder, _free_port())
+    killing.start()
+    told: list[int] = []
+    driver = threading.Thread(
+        target=lambda: told.append(
+            story.run(
+                f"http://127.0.0.1:{killing.port}",
+                token_minter(folder),
+                folder,
+                exit_after=True,
+                console=Console(file=(folder / "story.log").open("w"), width=160),
+            )
+        )
+    )
+    driver.start()
+    while driver.is_alive():
+        time.sleep(chance.uniform(0.02, 0.6))
+        if len(killing.log) < kills and killing.kill_if_busy():
+            number = len(killing.log)
+            at_death = ", ".join(f"{name} {count}" for name, count in killing.log[-1].items() if count)
+            console.print(f"kill {number}: in flight {at_death}")
+            # Spread the deaths over the story instead of spending them in its first days.
+            time.sleep(chance.uniform(0.5, 3.0))
+    driver.join()
+    killing.end()
+    if not told or not (folder / story.RECORDS).exists():
+        raise RuntimeError(f"the story did not end; see {folder / 'story.log'}")
+    return judge(killing, console)
+
+
+def judge(killing: Killing, console: Console) -> dict[str, Any]:
+    """What the ledger, the records and the kill log say together."""
+    records = check.read_records(killing.folder / story.RECORDS)
+    findings = check.check(records, check.read_ledger(killing.folder / story.LEDGER))
+    unknown = {uscc for (uscc,) in killing._ask("notify", UNKNOWN)}
+    visited = {uscc for (uscc,) in killing._ask("matching", VISITED)}
+    scripted = {unit["uscc"] for unit in records["units"] if unit["phone"] == "dropped"}
+    excused = unknown & visited & (killing.open_units | scripted)
+    lost = [f for f in findings if f.kind == "missing" and f.subject not in excused]
+    lost_units = {f.subject for f in lost} | (unknown - excused)
+    kinds = Counter(finding.kind for finding in findings)
+    other = [f for f in findings if f.kind != "missing"]
+    for finding in [*lost, *other]:
+        console.print(f"finding: {finding}")
+    in_flight: Counter[str] = Counter()
+    for death in killing.log:
+        in_flight.update(death)
+    return {
+        "registered": len(records["units"]),
+        "kills": len(killing.log),
+        "in_flight": dict(in_flight),
+        "unknown_final": len(unknown),
+        "lost": len(lost_units),
+        "doubled": kinds["doubled"],
+        "after_enrolment": max(kinds["after enrolment"], len(late_looks(killing, records))),
+        "other_findings": len(other) - kinds["doubled"] - kinds["after enrolment"],
+    }
+
+
+def late_looks(killing: Killing, records: dict[str, Any]) -> list[str]:
+    """Units whose attempt was looked at after an enrolment in force had been answered."""
+    answered: dict[str, datetime] = {}
+    for unit in records["units"]:
+        cancelled = {fact["of"] for fact in unit["facts"] if fact["fact"] == "cancelled"}
+        for fact in unit["facts"]:
+            if fact["fact"] != "participation" or fact["key"] in cancelled:
+                continue
+            if fact["form"] != "employer" or fact["insurance"] not in {"pension", "unemployment", "injury"}:
+                continue
+            at = max(
+                datetime.fromisoformat(fact["answered_at"]),
+                datetime.fromisoformat(f"{fact['started_on']}T00:00:00+08:00"),
+            )
+            answered[unit["uscc"]] = min(at, answered.get(unit["uscc"], at))
+    return [
+        uscc
+        for uscc, looked_at in killing._ask("notify", LOOKS)
+        if uscc in answered and datetime.fromisoformat(looked_at) > answered[uscc]
+    ]
+
+
+def main() -> None:
+    """The command line."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=20)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--folder", type=Path, default=Path("var/chaos"))
+    given = options.parse_args()
+    figures = run(given.folder, kills=given.kills, seed=given.seed, console=Console(stderr=True))
+    print(json.dumps(figures))
+    sys.exit(bool(figures["lost"] or figures["doubled"] or figures["after_enrolment"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,620 @@
+"""Hand-over: the last look, one attempt per notice, what the carrier's answers do, the brake, the hours, kills."""
+
+import asyncio
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
+from services.notify.commands import ChangeSending, change_sending
+from services.notify.domain import SendingState
+from services.notify.tables import PLUMBING, attempt, notice
+from shared.calendar import load_calendar
+from shared.clock import FrozenClock
+from shared.documents import pack
+from shared.storage.work import Cause
+from tests.support.notify import (
+    MOBILE,
+    NOW,
+    OTHER,
+    USCC,
+    Desk,
+    at,
+    contact_changed,
+    due,
+    lead_changed,
+    lead_held,
+    lead_opened,
+    lead_released,
+    lead_resolved,
+    play,
+)
+
+CALENDAR = load_calendar(pack(None))
+
+
+async def turn(desk: Desk, state: str, *, daily_cap: int | None = None, allowlist: Any = None) -> None:
+    item = ChangeSending(
+        SendingState(state),
+        keeps_cap=daily_cap is None,
+        daily_cap=daily_cap,
+        allowlist=allowlist,
+        cause=Cause("official", "c"),
+    )
+    await desk.core.run(lambda work: change_sending(work, item))
+
+
+# -- the ordinary way ----------------------------------------------------------------------------------
+
+
+def test_a_due_notice_is_handed_over_once(tmp_path: Path) -> None:
+    """One message to the right phone, naming unit and reference; one event; nothing more to do."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        await desk.deliver()
+        ((mobile, text),) = desk.carrier.messages
+        (row,) = await desk.rows(attempt)
+        assert mobile == MOBILE
+        assert "荣成市示例水产有限公司" in text
+        assert row.reference in text
+        assert (row.state, row.text, row.message_group, row.fragments) == ("accepted", text, "group-1", 3)
+        assert (row.looked_at, row.opened_at) == (NOW, NOW)
+        assert await desk.states() == [("handed_over", None)]
+        assert await desk.told() == [("notice_handed_over", "sms")]
+        assert await desk.next_due() is None
+        assert await desk.deliver() == 0
+
+    play(tmp_path, story)
+
+
+def test_the_look_says_what_the_notice_rests_on(tmp_path: Path) -> None:
+    """One question for all that are due, with the contacts' version that the phone comes from."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk, USCC)
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.hear(contact_changed(USCC, 4))
+        await desk.deliver()
+        ((first, second),) = desk.look.asked
+        assert {(USCC, 4), (OTHER, 1)} == {
+            (first.notice.uscc, first.contact_version),
+            (second.notice.uscc, second.contact_version),
+        }
+
+    play(tmp_path, story)
+
+
+def test_nothing_leaves_outside_the_hours(tmp_path: Path) -> None:
+    """On a holiday not even registry is asked; the next opening is the next due instant."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        assert await desk.deliver() == 0
+        assert desk.look.asked == []
+        assert await desk.next_due() == at("2026-02-24", "08:30")
+        desk.clock.move_to(at("2026-02-24", "08:30"))
+        await desk.deliver()
+        assert await desk.states() == [("handed_over", None)]
+
+    play(tmp_path, story, at("2026-02-15"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(st.tuples(st.integers(0, 5_000), st.booleans()), min_size=3, max_size=8),
+    begin=st.datetimes(at("2026-02-01").replace(tzinfo=None), at("2026-03-05").replace(tzinfo=None)),
+)
+def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
+    steps: list[tuple[int, bool]], begin: datetime, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Random instants around Spring Festival: messages leave from 08:30 to 18:00 on working days only, and
+    whatever is due leaves when the next opening comes.
+    """
+
+    async def story(desk: Desk) -> None:
+        left: list[datetime] = []
+        desk.carrier.meanwhile = lambda: left.append(desk.clock.now())
+        for n, (minutes, opens) in enumerate(steps):
+            desk.clock.advance(timedelta(minutes=minutes))
+            if opens:
+                uscc = f"91371082MA3XTE{n:04}"
+                await due(desk, uscc, mobile=f"1380013{n:04}")
+            await desk.deliver()
+        if (opening := await desk.next_due()) is not None:
+            desk.clock.move_to(opening)
+            await desk.deliver()
+        assert len(left) == sum(opens for _, opens in steps)
+        for moment in left:
+            assert CALENDAR.is_working_day(moment.date()), moment
+            assert "08:30" <= f"{moment:%H:%M}" < "18:00", moment
+
+    play(tmp_path_factory.mktemp("hours"), story, at(f"{begin:%Y-%m-%d}", f"{begin:%H:%M:%S}"))
+
+
+# -- the last look -------------------------------------------------------------------------------------
+
+
+def test_a_hold_waits_and_is_looked_at_again_with_back_off(tmp_path: Path) -> None:
+    """Held for the look's reason; due again after 10 and 30 minutes; then it goes."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.holds[USCC] = "insured"
+        await desk.deliver()
+        row = await desk.one()
+        assert (row.state, row.held) == ("held", ["look:insured"])
+        assert await desk.next_due() == NOW + timedelta(minutes=10)
+        desk.clock.advance(timedelta(minutes=10))
+        await desk.deliver()
+        assert await desk.next_due() == NOW + timedelta(minutes=40)
+        del desk.look.holds[USCC]
+        desk.clock.advance(timedelta(minutes=30))
+        await desk.deliver()
+        assert await desk.states() == [("handed_over", None)]
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+def test_an_event_makes_a_hold_look_again_at_once(tmp_path: Path) -> None:
+    """A fact that differed is corrected: no need to wait for the back-off."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.holds[USCC] = "fact_differs"
+        await desk.deliver()
+        assert await desk.next_due() == NOW + timedelta(minutes=1)
+        desk.look.holds.clear()
+        await desk.hear(lead_changed(unit_name="改名后的公司"))
+        await desk.deliver()
+        assert "改名后的公司" in desk.carrier.messages[0][1]
+
+    play(tmp_path, story)
+
+
+def test_without_an_answer_nothing_leaves_and_everything_leaves_later(tmp_path: Path) -> None:
+    """Registry away: in flight, looked at again after a pause in wall time, then handed over."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.broken = True
+        assert await desk.deliver() == 0
+        assert desk.carrier.messages == []
+        assert await desk.attempts() == []
+        assert await desk.next_due() == NOW
+        desk.look.broken = False
+        await desk.deliver()
+        assert desk.carrier.messages == []
+        desk.clock.advance(timedelta(seconds=1))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize(
+    ("event", "state", "looks"),
+    [
+        (lead_resolved(), "withdrawn", 1),
+        (lead_held("paused"), "held", 1),
+        (lead_changed(unit_name="新名"), "handed_over", 2),
+        (contact_changed(USCC, 2, "13900139000"), "handed_over", 2),
+    ],
+    ids=["ended", "held", "facts", "contacts"],
+)
+def test_what_happens_during_the_look_counts(tmp_path: Path, event: Any, state: str, looks: int) -> None:
+    """A notice that changed since its look began does not leave on that look."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+
+        async def once() -> None:
+            if len(desk.look.asked) == 1:
+                await desk.hear(event)
+
+        desk.look.meanwhile = once
+        await desk.deliver()
+        await desk.deliver()
+        assert [state] == [row.state for row in await desk.rows(notice)]
+        assert len(desk.look.asked) == looks
+        assert all(mobile != MOBILE for mobile, _ in desk.carrier.messages) or "新名" in str(
+            desk.carrier.messages
+        )
+
+    play(tmp_path, story)
+
+
+def test_a_message_that_would_reach_the_carrier_late_is_looked_at_again(tmp_path: Path) -> None:
+    """More than the limit after the beginning of its look: the attempt is released, never submitted."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.meanwhile = lambda: len(desk.look.asked) == 1 and desk.clock.advance(timedelta(seconds=4))
+        await desk.deliver()
+        assert sorted(await desk.attempts(), reverse=True) == ["released", "accepted"]
+        assert len(desk.look.asked) == 2
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+# -- phones --------------------------------------------------------------------------------------------
+
+
+def test_without_a_usable_phone_the_notice_ends_when_it_would_be_sent(tmp_path: Path) -> None:
+    """No contact at all, or none with a mobile: unreached(no_contact), at the opening and not before."""
+
+    async def story(desk: Desk) -> None:
+        await desk.hear(lead_opened(contact_version=0), contact_changed(OTHER, 1, None), lead_opened(OTHER))
+        await desk.deliver()
+        assert {("queued", None)} == set(await desk.states())
+        desk.clock.move_to(at("2026-02-11", "08:30"))
+        await desk.deliver()
+        assert await desk.states() == [("unreached", "no_contact")] * 2
+        assert await desk.told() == [("notice_unreached", "no_contact")] * 2
+
+    play(tmp_path, story, at("2026-02-10", "20:00"))
+
+
+def test_a_phone_gets_at_most_three_messages_a_week(tmp_path: Path) -> None:
+    """The fourth waits until the first is seven days old."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk, *(f"91371082MA3XTE000{n}" for n in range(5)))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 3
+        assert await desk.next_due() == at("2026-02-24", "08:30")
+        desk.clock.move_to(at("2026-02-24", "08:30"))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 5
+
+    play(tmp_path, story)
+
+
+def test_a_phone_with_a_submission_of_unknown_outcome_gets_nothing_else(tmp_path: Path) -> None:
+    """The other notice waits for that outcome, without being due; then it goes."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [Unknown("cut")]
+        await due(desk, USCC, OTHER)
+        await desk.deliver()
+        assert await desk.attempts() == ["unknown"]
+        assert await desk.next_due() is None
+        assert [row.held for row in await desk.rows(notice) if row.held] == [["phone"]]
+        await desk.receipt("group-of-the-carrier")
+        await desk.deliver()
+        assert sorted([("delivered", None), ("handed_over", None)]) == sorted(await desk.states())
+
+    play(tmp_path, story)
+
+
+def test_a_phone_is_free_again_when_its_unknown_submission_is_given_up(tmp_path: Path) -> None:
+    """After 72 hours the other notice goes, at the next opening."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [Unknown("cut")]
+        await due(desk, USCC, OTHER)
+        await desk.deliver()
+        desk.clock.advance(timedelta(hours=72))
+        await desk.settle()
+        await desk.deliver()
+        assert {("unreached", "unknown"), ("handed_over", None)} == set(await desk.states())
+
+    play(tmp_path, story)
+
+
+# -- what the carrier says -----------------------------------------------------------------------------
+
+
+REFUSED = Refused("InvalidMessage", ErrorClass.CONTENT_REJECTED, "no")
+BUSY = Refused("busy", ErrorClass.TRANSIENT, "later")
+
+
+def test_a_permanent_refusal_ends_the_notice(tmp_path: Path) -> None:
+    """unreached(refused), with the carrier's code kept."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [REFUSED]
+        await due(desk)
+        await desk.deliver()
+        assert await desk.states() == [("unreached", "refused")]
+        assert await desk.told() == [("notice_unreached", "refused")]
+        assert [row.code for row in await desk.rows(attempt)] == ["InvalidMessage"]
+
+    play(tmp_path, story)
+
+
+def test_a_passing_refusal_is_tried_again_later(tmp_path: Path) -> None:
+    """The attempt is refused, the notice queued with back-off in business time."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [BUSY, BUSY]
+        await due(desk)
+        await desk.deliver()
+        assert await desk.next_due() == NOW + timedelta(minutes=10)
+        desk.clock.advance(timedelta(minutes=10))
+        await desk.deliver()
+        assert await desk.next_due() == NOW + timedelta(minutes=40)
+        desk.clock.advance(timedelta(minutes=30))
+        await desk.deliver()
+        assert await desk.attempts() == ["refused", "refused", "accepted"]
+        assert await desk.told() == [("notice_handed_over", "sms")]
+
+    play(tmp_path, story)
+
+
+def test_a_refusal_of_the_account_stops_sending(tmp_path: Path) -> None:
+    """The brake goes off, audited; the notice stays queued and goes when a person turns it on again."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [Refused("IllegalMac", ErrorClass.AUTH, "check the key")]
+        await due(desk)
+        await desk.deliver()
+        assert await desk.attempts() == ["released"]
+        assert await desk.states() == [("queued", None)]
+        assert await desk.next_due() is None
+        audit = await desk.rows(PLUMBING.audit)
+        assert [(row.action, row.details["code"]) for row in audit] == [("sending.stopped", "IllegalMac")]
+        await turn(desk, "on")
+        await desk.deliver()
+        assert await desk.states() == [("handed_over", None)]
+
+    play(tmp_path, story)
+
+
+def test_what_provably_never_left_is_sent_after_a_pause(tmp_path: Path) -> None:
+    """The line is down: attempt released, in flight, handed over once when the line is back."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [NotSent("ConnectError")]
+        await due(desk)
+        await desk.deliver()
+        assert await desk.next_due() == NOW
+        assert len(desk.carrier.messages) == 1
+        desk.clock.advance(timedelta(seconds=1))
+        await desk.deliver()
+        assert await desk.attempts() == ["released", "accepted"]
+
+    play(tmp_path, story)
+
+
+def test_an_unknown_outcome_is_never_sent_again_and_ends_after_72_hours(tmp_path: Path) -> None:
+    """Events do not revive it; not a second earlier than 72 hours; unreached(unknown)."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [Unknown("cut")]
+        await due(desk)
+        await desk.deliver()
+        await desk.hear(lead_changed(unit_name="新名"), lead_held("paused"), lead_released("paused"))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 1
+        assert await desk.next_due() is None
+        end = NOW + timedelta(hours=72)
+        assert await desk.next_expiry() == end
+        desk.clock.move_to(end - timedelta(seconds=1))
+        await desk.settle()
+        assert await desk.states() == [("queued", None)]
+        desk.clock.move_to(end)
+        await desk.settle()
+        assert await desk.states() == [("unreached", "unknown")]
+        assert await desk.told() == [("notice_unreached", "unknown")]
+        assert await desk.next_expiry() is None
+
+    play(tmp_path, story)
+
+
+def test_a_crash_of_the_carriers_adapter_is_an_unknown_outcome(tmp_path: Path) -> None:
+    """Whatever it raises, the attempt is settled as unknown."""
+
+    def crash() -> None:
+        raise RuntimeError("a defect")
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.meanwhile = crash
+        await due(desk)
+        await desk.deliver()
+        assert await desk.attempts() == ["unknown"]
+
+    play(tmp_path, story)
+
+
+# -- the lead ends while an attempt is under way -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "told"),
+    [
+        (Accepted("g"), ("handed_over", None), [("notice_handed_over", "sms")]),
+        (NotSent("ConnectError"), ("withdrawn", "enrolled"), [("notice_withdrawn", "enrolled")]),
+        (BUSY, ("withdrawn", "enrolled"), [("notice_withdrawn", "enrolled")]),
+        (REFUSED, ("unreached", "refused"), [("notice_unreached", "refused")]),
+        (Unknown("cut"), ("queued", None), []),
+    ],
+    ids=["accepted", "not sent", "busy", "refused", "unknown"],
+)
+def test_while_an_attempt_is_open_it_decides_first(
+    tmp_path: Path, outcome: Submission, state: Any, told: Any
+) -> None:
+    """The lead ended meanwhile: handed over stays so; what did not leave is withdrawn and never tried again."""
+
+    async def story(desk: Desk) -> None:
+        desk.carrier.outcomes = [outcome]
+        desk.carrier.meanwhile = lambda: desk.hear(lead_resolved())
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(minutes=30))
+        await desk.deliver()
+        assert [state] == await desk.states()
+        assert told == await desk.told()
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+# -- the brake -----------------------------------------------------------------------------------------
+
+
+def test_off_nothing_leaves(tmp_path: Path) -> None:
+    """Nothing is asked, nothing is due, until it is on again."""
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "off")
+        await due(desk)
+        assert await desk.deliver() == 0
+        assert (desk.look.asked, await desk.next_due()) == ([], None)
+        await turn(desk, "on")
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_stop_during_the_look_or_before_the_submission_acts_at_once(tmp_path: Path) -> None:
+    """In the attempt's transaction nothing is opened; after it what has not begun is released."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.meanwhile = lambda: turn(desk, "off")
+        await desk.deliver()
+        assert await desk.attempts() == []
+        assert [("queued", None)] == await desk.states()
+        await turn(desk, "on")
+        desk.look.meanwhile = lambda: None
+        run = desk.core.run
+
+        async def then_stop(do: Any, *, urgent: bool = False) -> Any:
+            result = await run(do, urgent=urgent)
+            if isinstance(result, tuple) and result[0]:
+                desk.core.run = run
+                await turn(desk, "off")
+            return result
+
+        desk.core.run = then_stop
+        await desk.deliver()
+        assert (await desk.attempts(), desk.carrier.messages) == (["released"], [])
+        assert await desk.states() == [("queued", None)]
+
+    play(tmp_path, story)
+
+
+def test_only_phones_on_the_allowlist_get_messages(tmp_path: Path) -> None:
+    """The others are held without being due, and judged anew when the list changes."""
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "allowlist", allowlist=("13900139000",))
+        await due(desk, USCC)
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000"]
+        assert await desk.next_due() is None
+        await turn(desk, "allowlist", allowlist=(MOBILE,))
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000", MOBILE]
+
+    play(tmp_path, story)
+
+
+def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:
+    """Two a day: the third is due at the next opening, and leaves then."""
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "on", daily_cap=2)
+        for n in range(3):
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 2
+        assert await desk.next_due() == at("2026-02-11", "08:30")
+        desk.clock.move_to(at("2026-02-11", "08:30"))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 3
+
+    play(tmp_path, story)
+
+
+def test_a_cap_that_is_lowered_during_the_look_counts(tmp_path: Path) -> None:
+    """The attempts' transaction judges by the cap as it is then."""
+
+    async def story(desk: Desk) -> None:
+        for n in range(3):
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        desk.look.meanwhile = lambda: turn(desk, "on", daily_cap=1)
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 1
+
+    play(tmp_path, story)
+
+
+def test_what_never_left_does_not_count_for_the_cap(tmp_path: Path) -> None:
+    """A released attempt leaves the day's one message to the next attempt."""
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "on", daily_cap=1)
+        desk.carrier.outcomes = [NotSent("ConnectError")]
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(seconds=1))
+        await desk.deliver()
+        assert ["released", "accepted"] == await desk.attempts()
+
+    play(tmp_path, story)
+
+
+# -- crashes -------------------------------------------------------------------------------------------
+
+
+def test_killed_between_attempt_and_outcome(tmp_path: Path) -> None:
+    """The next process finds the attempt open, calls it unknown, and sends nothing again."""
+
+    async def run() -> None:
+        clock = FrozenClock(NOW)
+        async with Desk.at_work(tmp_path, clock) as dying, Desk.at_work(tmp_path, clock) as desk:
+            reached, never = asyncio.Event(), asyncio.Event()
+
+            async def hang() -> None:
+                reached.set()
+                await never.wait()
+
+            dying.carrier.meanwhile = hang
+            await due(dying)
+            portion = asyncio.ensure_future(dying.deliver())
+            await reached.wait()
+            assert await desk.attempts() == ["open"]
+            assert await desk.next_due() == NOW
+            await desk.deliver()
+            assert await desk.attempts() == ["unknown"]
+            assert (desk.carrier.messages, desk.look.asked) == ([], [])
+            never.set()  # the dead process's own answer changes nothing any more
+            await portion
+            assert await desk.attempts() == ["unknown"]
+            assert await desk.states() == [("queued", None)]
+
+    asyncio.run(run())
+
+
+def test_a_stop_of_the_service_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    """Cancelled in the middle of a submission: its outcome is recorded, not lost."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW) as desk:
+            reached, go_on = asyncio.Event(), asyncio.Event()
+
+            async def hang() -> None:
+                reached.set()
+                await go_on.wait()
+
+            desk.carrier.meanwhile = hang
+            await due(desk)
+            portion = asyncio.ensure_future(desk.delivery.deliver())
+            await reached.wait()
+            portion.cancel()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await portion
+            assert await desk.attempts() == ["accepted"]
+
+    asyncio.run(run())

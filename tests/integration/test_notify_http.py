@@ -1,0 +1,458 @@
+"""The whole service: HTTP, the last look over HTTP, the real sandbox as carrier, receipts pushed back."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import SecretStr
+
+from services.notify.app import build
+from services.notify.domain import Candidate, Go, Hold
+from services.notify.last_look import NoAnswerError, RegistryLastLook
+from services.notify.sandbox import SandboxSettings, build_sandbox
+from services.notify.settings import NotifySettings
+from services.notify.tables import metadata, notice
+from shared.auth import LocalIssuer
+from shared.clock import FrozenClock
+from shared.events.base import Event
+from shared.http import routes_without_access
+from shared.messaging.in_process import InProcessBus
+from shared.privacy import KeyRing, Purpose
+from shared.storage.database import Database
+from tests.support.cutting import message
+from tests.support.notify import (
+    MOBILE,
+    NOW,
+    OTHER,
+    USCC,
+    a_notice,
+    at,
+    contact_changed,
+    lead_opened,
+    lead_resolved,
+)
+
+SECRET = SecretStr("a-secret-of-some-length")
+CARRIER_KEY = SecretStr("carrier-key")
+
+
+class Registry:
+    """Registry's side of the last look."""
+
+    def __init__(self, clock: FrozenClock) -> None:
+        self.clock = clock
+        self.holds: dict[str, str] = {}
+        self.statuses: list[int] = []
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.app = FastAPI()
+        self.answer: Any = None
+
+        @self.app.post("/v1/last-look")
+        async def last_look(request: Request) -> JSONResponse:
+            body = await request.json()
+            self.asked.append((request.headers["authorization"], body))
+            if self.statuses:
+                return JSONResponse({}, self.statuses.pop(0))
+            reasons = [self.holds.get(item["subject"]["uscc"]) for item in body["items"]]
+            items = [{"answer": "hold" if r else "go", "reason": r} for r in reasons]
+            return JSONResponse(self.answer or {"as_of": self.clock.now().isoformat(), "items": items})
+
+
+class Suite:
+    """Notify, the sandbox and a registry that answers, in one application."""
+
+    def __init__(self, folder: Path, clock: FrozenClock) -> None:
+        self.clock = clock
+        self.registry = Registry(clock)
+        self.app = FastAPI()
+        inside = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        self.sandbox = build_sandbox(
+            SandboxSettings(
+                secret_key=CARRIER_KEY,
+                callback_url=SecretStr(f"http://x/notify/v1/receipts/sandbox/{SECRET.get_secret_value()}"),
+                file=folder / "sandbox.db",
+            ),
+            clock=clock,
+            transport=inside,
+        )
+        settings = NotifySettings(
+            data_dir=folder,
+            demo=True,
+            registry_url="http://x/registry",
+            carrier_url="http://x/sandbox/yunmas",
+            carrier_secret_key=CARRIER_KEY,
+            receipts_secret=SECRET,
+        )
+        if not list(Path("services/notify/migrations/versions").glob("*.py")):
+            database = Database(settings.database)
+            with database.write() as db:
+                metadata.create_all(db)
+            database.close()
+        self.bus = InProcessBus()
+        self.notify = build(settings, bus=self.bus, clock=clock, neighbours=inside)
+        for name, part in (
+            ("registry", self.registry.app),
+            ("sandbox", self.sandbox),
+            ("notify", self.notify.app),
+        ):
+            self.app.mount(f"/{name}", part)
+        self.client = httpx.AsyncClient(transport=inside, base_url="http://x/notify")
+        self.issuer = LocalIssuer(folder / "issuer.jwk", clock)
+        suite = KeyRing.load_or_create(settings.contact_keys).cipher(Purpose.CONTACTS)
+        self.sealer = suite
+        self.count = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def running(cls, folder: Path, when: Any = NOW) -> AsyncGenerator["Suite"]:
+        suite = cls(folder, FrozenClock(when))
+        async with AsyncExitStack() as stack:
+            for app in (suite.sandbox, suite.notify.app):
+                await stack.enter_async_context(app.router.lifespan_context(app))
+            await stack.enter_async_context(suite.client)
+            yield suite
+
+    async def hear(self, *events: Event) -> None:
+        for event in events:
+            self.count += 1
+            await self.bus.publish([message(event, id=f"m{self.count}", time=self.clock.now())])
+
+    async def due(self, *units: str, mobile: str = MOBILE) -> None:
+        for uscc in units or (USCC,):
+            await self.hear(contact_changed(uscc, 1, mobile, sealer=self.sealer), lead_opened(uscc))
+
+    async def settle(self) -> None:
+        for _ in range(2_000):
+            self.notify.core.wake()
+            still, _due = await self.notify.quiet()
+            if still and self.sandbox.state.sandbox.quiet(self.clock.now())[0]:
+                return
+            await asyncio.sleep(0.001)
+        raise AssertionError(f"not quiet; failing loops: {self.notify.failing}")
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, town: str | None = None, status: int = 200
+    ) -> Any:
+        scopes = ["notices:read", "sending:read", "sending:write"]
+        token = self.issuer.token("desk", town=town, scopes=scopes)
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = await self.client.request(method, path, json=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def script(self, *rules: dict[str, Any]) -> None:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.sandbox), base_url="http://x"
+        ) as client:
+            assert (await client.put("/script", json=list(rules))).status_code == 200
+
+    def ledger(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.sandbox.state.sandbox.messages(after=0, before=None, limit=100)
+        return found
+
+
+def test_from_the_lead_to_the_receipt(tmp_path: Path) -> None:
+    """Handed over at the opening, delivered when the receipt came; the answers show it, number masked."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path, at("2026-02-10", "00:05")) as suite:
+            await suite.due()
+            await suite.settle()
+            assert suite.ledger() == []
+            assert (await suite.notify.quiet())[1] == at("2026-02-10", "08:30")
+            suite.clock.move_to(at("2026-02-10", "08:30"))
+            await suite.settle()
+            (row,) = (await suite.ask("GET", f"/v1/notices?uscc={USCC}"))["items"]
+            assert row["state"] == "handed_over"
+            suite.clock.advance(timedelta(seconds=5))
+            await suite.settle()
+            shown = await suite.ask("GET", f"/v1/notices/{row['id']}")
+            assert (shown["state"], shown["mobile"]) == ("delivered", "138****8000")
+            (attempt,) = shown["attempts"]
+            assert (attempt["state"], attempt["code"], attempt["fragments"]) == ("accepted", "CM:0000", 3)
+            assert attempt["looked_at"] == "2026-02-10T08:30:00+08:00"
+            assert shown["text"] == suite.ledger()[0]["content"]
+            assert MOBILE not in str(shown)
+
+    asyncio.run(run())
+
+
+def test_every_route_states_its_access_rule(tmp_path: Path) -> None:
+    """None is open by accident; notices and brake want their scopes."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            assert routes_without_access(suite.notify.app) == []
+            for method, path in (("GET", "/v1/notices"), ("GET", "/v1/sending"), ("PUT", "/v1/sending")):
+                assert (await suite.client.request(method, path)).status_code == 401
+            token = suite.issuer.token("desk", scopes=["notices:read"])
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await suite.client.put("/v1/sending", json={"state": "off"}, headers=headers)
+            assert answer.status_code == 403
+
+    asyncio.run(run())
+
+
+def test_notices_are_listed_page_by_page(tmp_path: Path) -> None:
+    """Filters by unit, lead and state; a town sees its own; unknown parameters and cursors are refused."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path, at("2026-02-10", "00:05")) as suite:
+            units = [f"91371082MA3XTE000{n}" for n in range(3)]
+            await suite.due(*units)
+            await suite.hear(lead_resolved(uscc=units[0]))
+            first = await suite.ask("GET", "/v1/notices?limit=2")
+            rest = await suite.ask("GET", f"/v1/notices?limit=2&cursor={first['next_cursor']}")
+            assert {row["uscc"] for row in first["items"] + rest["items"]} == set(units)
+            assert rest["next_cursor"] is None
+
+            async def found(query: str, **who: Any) -> int:
+                return len((await suite.ask("GET", f"/v1/notices?{query}", **who))["items"])
+
+            assert await found(f"lead=R01-{units[1]}") == 1
+            assert await found("state=withdrawn") == 1
+            assert await found("state=queued", town="寻山街道") == 2
+            assert await found("state=queued", town="崂山街道") == 0
+            id_ = first["items"][0]["id"]
+            await suite.ask("GET", f"/v1/notices/{id_}", town="崂山街道", status=404)
+            await suite.ask("GET", "/v1/notices/none", status=404)
+            await suite.ask("GET", "/v1/notices?colour=red", status=422)
+            await suite.ask("GET", "/v1/notices?state=red", status=422)
+            for cursor in ("x", "WyJ4IiwgIngiXQ", "WyIyMDI2LTAxLTAxIiwgIngiXQ"):
+                await suite.ask("GET", f"/v1/notices?cursor={cursor}", status=400)
+
+    asyncio.run(run())
+
+
+def test_the_brake_is_turned_over_http(tmp_path: Path) -> None:
+    """Off holds everything; what is left out stays; the allow-list is never shown; bad input is refused."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            before = await suite.ask("GET", "/v1/sending")
+            assert (before["state"], before["daily_cap"], before["changed_by"]) == ("on", None, None)
+            off = await suite.ask("PUT", "/v1/sending", {"state": "off", "daily_cap": 10})
+            assert (off["state"], off["daily_cap"], off["changed_by"]) == ("off", 10, "desk")
+            await suite.due()
+            await suite.settle()
+            assert suite.ledger() == []
+            listed = await suite.ask("PUT", "/v1/sending", {"state": "allowlist", "allowlist": [MOBILE]})
+            assert (listed["daily_cap"], listed["allowlist"]) == (10, 1)
+            assert MOBILE not in str(listed)
+            await suite.settle()
+            assert len(suite.ledger()) == 1
+            assert (await suite.ask("GET", "/v1/sending"))["submitted_today"] == 1
+            uncapped = await suite.ask("PUT", "/v1/sending", {"state": "on", "daily_cap": None})
+            assert (uncapped["daily_cap"], uncapped["allowlist"]) == (None, 1)
+            for body in (
+                {"state": "red"},
+                {},
+                {"state": "on", "x": 1},
+                {"state": "on", "daily_cap": "5"},
+                {"state": "on", "daily_cap": -1},
+                {"state": "on", "allowlist": ["0631-7551234"]},
+            ):
+                await suite.ask("PUT", "/v1/sending", body, status=422)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("rule", "state", "reason"),
+    [
+        ({"action": "refuse", "code": "InvalidMessage"}, "unreached", "refused"),
+        ({"action": "fail", "code": "CM:2007"}, "unreached", "refused"),
+        ({"action": "duplicate_receipt"}, "delivered", None),
+        ({"action": "accept_and_drop"}, "delivered", None),
+        ({"action": "silent"}, "unreached", "silent"),
+        ({"action": "refuse", "code": "IllegalSignId"}, "queued", None),
+    ],
+    ids=lambda value: value.get("code") or value["action"] if isinstance(value, dict) else "",
+)
+def test_what_the_carrier_is_scripted_to_do(tmp_path: Path, rule: Any, state: str, reason: Any) -> None:
+    """Each behaviour of the real protocol ends the notice as it should, with one message at most."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.script(rule)
+            await suite.due()
+            await suite.settle()
+            for hours in (0.1, 80):
+                suite.clock.advance(timedelta(hours=hours))
+                await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            assert (row["state"], row["reason"]) == (state, reason)
+            assert len(suite.ledger()) == 1
+            stopped = (await suite.ask("GET", "/v1/sending"))["state"]
+            assert stopped == ("off" if state == "queued" else "on")
+
+    asyncio.run(run())
+
+
+def test_receipts_want_the_secret_address(tmp_path: Path) -> None:
+    """A wrong account or secret is no address; what is no report is 400; too large is 413; never a 5xx."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            good = f"/v1/receipts/sandbox/{SECRET.get_secret_value()}"
+            report = {
+                "reportStatus": "CM:0000",
+                "mobile": MOBILE,
+                "submitDate": "20260210100000",
+                "receiveDate": "20260210100005",
+                "errorCode": "DELIVRD",
+                "msgGroup": "0210100000000000000001",
+            }
+            for path in (f"{good}x", good.replace("sandbox", "other"), good[:-1], "/v1/receipts/sandbox/错"):
+                assert (await suite.client.post(path, json=report)).status_code == 404
+            answer = await suite.client.post(good, json=report, headers={"Content-Type": "text/plain"})
+            assert (answer.status_code, answer.json()) == (200, {"success": True})
+            assert (await suite.client.post(good, json=[report, report])).status_code == 200
+            for body in (b"", b"{}", b"\xff", b"[1]", b"NaN", b"[" * 5_000):
+                answer = await suite.client.post(good, content=body)
+                assert (answer.status_code, answer.json()["code"]) == (400, "unreadable_report")
+            assert (await suite.client.post(good, content=b" " * 70_000)).status_code == 413
+            metrics = (await suite.client.get("/metrics")).text
+            assert 'yingbao_notify_receipts_total{result="unmatched"} 3.0' in metrics
+            assert "yingbao_notify_contacts_overdue 0.0" in metrics
+
+    asyncio.run(run())
+
+
+def test_the_brake_of_registry_over_http(tmp_path: Path) -> None:
+    """A hold keeps the message; an expired token is renewed once; an error lets nothing out until it is over."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            suite.registry.statuses = [401]
+            suite.registry.holds = {USCC: "insured"}
+            await suite.due(USCC)
+            await suite.due(OTHER, mobile="13900139000")
+            await suite.settle()
+            states = {row["uscc"]: row for row in (await suite.ask("GET", "/v1/notices"))["items"]}
+            assert (states[USCC]["state"], states[USCC]["held"]) == ("held", ["look:insured"])
+            assert states[OTHER]["state"] == "handed_over"
+            questions = [item for _, body in suite.registry.asked for item in body["items"]]
+            assert next(item for item in questions if item["subject"]["uscc"] == USCC) == {
+                "subject": {"uscc": USCC},
+                "void": {
+                    "insurances": ["pension", "unemployment", "injury"],
+                    "forms": ["employer"],
+                    "mode": "any",
+                },
+                "facts": {
+                    "established_on": "2026-01-09",
+                    "kind": "enterprise",
+                    "name": "荣成市示例水产有限公司",
+                    "town": "寻山街道",
+                    "contact_version": 1,
+                },
+            }
+
+    asyncio.run(run())
+
+
+class Tokens:
+    """Two tokens: the second is better."""
+
+    async def token(self) -> str:
+        return "old"
+
+    async def renew(self) -> str:
+        return "new"
+
+
+def look(registry: Registry, transport: httpx.AsyncBaseTransport | None = None) -> list[Go | Hold]:
+    """The answer of one look at one notice."""
+
+    async def run() -> list[Go | Hold]:
+        inside = transport or httpx.ASGITransport(registry.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=inside, base_url="http://registry") as client:
+            one = RegistryLastLook(
+                client, Tokens(), registry.clock, timeout_s=0.05, oldest=timedelta(seconds=5)
+            )
+            return await one.look([Candidate(replace(a_notice()), MOBILE, 1)])
+
+    return asyncio.run(run())
+
+
+def test_one_new_token_is_fetched_for_a_401() -> None:
+    """The second answer counts, whatever it is; there is no third."""
+    registry = Registry(FrozenClock(NOW))
+    registry.statuses = [401]
+    assert look(registry) == [Go()]
+    assert [token for token, _ in registry.asked] == ["Bearer old", "Bearer new"]
+    registry.statuses = [401, 401]
+    with pytest.raises(NoAnswerError, match="401"):
+        look(registry)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"as_of": "2026-02-10T09:59:54+08:00", "items": [{"answer": "go"}]},
+        {"as_of": "2026-02-10T10:00:00", "items": [{"answer": "go"}]},
+        {"as_of": NOW.isoformat(), "items": []},
+        {"as_of": NOW.isoformat(), "items": [{"answer": "perhaps"}]},
+        {"as_of": NOW.isoformat(), "items": [{"answer": "hold"}]},
+        {"as_of": NOW.isoformat(), "items": ["go"]},
+        {"items": [{"answer": "go"}]},
+        [1],
+    ],
+    ids=["too old", "no zone", "too few", "neither", "no reason", "no object", "no instant", "no answer"],
+)
+def test_what_is_not_clearly_an_answer_is_none(answer: Any) -> None:
+    """Nothing may leave on it."""
+    registry = Registry(FrozenClock(NOW))
+    registry.answer = answer
+    with pytest.raises(NoAnswerError):
+        look(registry)
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("x"), httpx.ReadTimeout("x"), None])
+def test_a_registry_that_cannot_be_reached_gives_no_answer(error: Exception | None) -> None:
+    """Broken connection, time-out of the client, or a neighbour in process that never answers."""
+
+    class Broken(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            if error is not None:
+                raise error
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    with pytest.raises(NoAnswerError):
+        look(Registry(FrozenClock(NOW)), Broken())
+
+
+def test_notify_wants_its_secrets(tmp_path: Path) -> None:
+    """Without the carrier's key and the receipts' address it does not start, and says what to set."""
+    with pytest.raises(ValueError, match="YINGBAO_NOTIFY_RECEIPTS_SECRET"):
+        build(NotifySettings(data_dir=tmp_path), bus=InProcessBus(), clock=FrozenClock(NOW))
+
+
+def test_a_restart_finds_everything(tmp_path: Path) -> None:
+    """What was queued before a restart leaves after it, once."""
+
+    async def run(events: bool) -> int:
+        async with Suite.running(tmp_path) as suite:
+            suite.registry.statuses = [500] * 1_000 if events else []
+            if events:
+                await suite.due()
+                while not suite.registry.asked:  # noqa: ASYNC110 - the service's own loop asks
+                    await asyncio.sleep(0.001)
+            else:
+                await suite.settle()
+                rows = await suite.notify.core.read(lambda db: list(db.execute(notice.select())))
+                assert [row.state for row in rows] == ["handed_over"]
+            return len(suite.ledger())
+
+    assert asyncio.run(run(events=True)) == 0
+    assert asyncio.run(run(events=False)) == 1
