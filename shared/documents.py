@@ -65,7 +65,7 @@ class Document:
     def _full(self, key: str) -> str:
         return f"{self.at}.{key}" if self.at else key
 
-    def _typed(self, key: str, found: Any, kind: type[T]) -> T:  # noqa: ANN401 - what a file holds
+    def _typed(self, key: str, found: Any, kind: type[T]) -> T:
         if kind is float and type(found) is int:
             found = float(found)
         # Exact types: True is no number, and a date with a time is no day.

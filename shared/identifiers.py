@@ -139,7 +139,7 @@ def check_mobile(text: str) -> MobileCheck:
             break
     if not _digits(value):
         return MobileCheck(text, MobileProblem.ALPHABET)
-    if len(value) != 11:  # noqa: PLR2004 - digits of a mobile number
+    if len(value) != 11:
         return MobileCheck(text, MobileProblem.LENGTH)
     if not _MOBILE.fullmatch(value):
         return MobileCheck(text, MobileProblem.RANGE)

@@ -205,7 +205,7 @@ def mask_name(name: str) -> str:
     """张明 → 张*, 张小明 → 张*明; a single character vanishes."""
     if len(name) <= 1:
         return "*" * len(name)
-    if len(name) == 2:  # noqa: PLR2004 - a name of two characters
+    if len(name) == 2:
         return f"{name[0]}*"
     return f"{name[0]}{'*' * (len(name) - 2)}{name[-1]}"
 
@@ -250,7 +250,7 @@ def _holds_birth_date(number: str) -> bool:
         year = date(int(number[6:10]), int(number[10:12]), int(number[12:14])).year
     except ValueError:
         return False
-    return 1800 <= year < 2100  # noqa: PLR2004 - any year that somebody could be born in, or mistype
+    return 1800 <= year < 2100
 
 
 def _mask(value: str, head: int, tail: int, *, shortest: int) -> str:
@@ -261,7 +261,7 @@ def _mask(value: str, head: int, tail: int, *, shortest: int) -> str:
 
 def _split(sealed: bytes) -> tuple[str, bytes, bytes]:
     """Key id, header, rest."""
-    if len(sealed) < 3 or sealed[0] != _VERSION or sealed[1] != _SM4_GCM:  # noqa: PLR2004 - fixed part
+    if len(sealed) < 3 or sealed[0] != _VERSION or sealed[1] != _SM4_GCM:
         raise BrokenSealError("not a sealed value, or of an unknown format")
     end = 3 + sealed[2]
     header, rest = sealed[:end], sealed[end:]

@@ -50,8 +50,17 @@ class Killing:
         """Starts the suite on the same files and waits until it answers."""
         with (self.folder / "server.log").open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.cli", "serve", "--demo"]
-                + ["--data", str(self.folder), "--port", str(self.port)],
+                [
+                    sys.executable,
+                    "-m",
+                    "services.cli",
+                    "serve",
+                    "--demo",
+                    "--port",
+                    str(self.port),
+                    "--data",
+                    str(self.folder),
+                ],
                 env={**os.environ, "YINGBAO_REGISTRY_PARTICIPATIONS_MODE": "batch"},
                 stdout=log,
                 stderr=log,

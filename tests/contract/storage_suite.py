@@ -37,9 +37,14 @@ class StorageSuite:
 
     def test_a_failed_transaction_leaves_nothing(self, database: Database) -> None:
         """Rows written before the error are gone."""
-        with pytest.raises(RuntimeError), database.write() as db:
-            db.execute(sa.insert(counter).values(name="a", number=1))
-            raise RuntimeError
+
+        def fails() -> None:
+            with database.write() as db:
+                db.execute(sa.insert(counter).values(name="a", number=1))
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fails()
         with database.read() as db:
             assert db.execute(sa.select(counter)).all() == []
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-
 from shared.clock import ZONE
 from tests.support.system import System
 
@@ -138,7 +137,7 @@ def test_an_enrolment_that_arrives_late_but_was_in_time_makes_no_lead(tmp_path: 
 
 
 def test_an_enrolment_that_the_bus_has_not_carried_stops_the_message(tmp_path: Path) -> None:
-    """registry knows, matching does not yet: the last look holds, and the event then withdraws."""
+    """The registry knows, matching does not yet: the last look holds, and the event then withdraws."""
 
     async def story(system: System) -> None:
         await registered(system)

@@ -134,7 +134,8 @@ def test_a_database_failure_parks_nothing_and_asks_again(tmp_path: Path) -> None
 
 def test_rounds_keep_the_order_of_a_key_and_the_place_of_a_broadcast() -> None:
     """A key that comes again under another type starts a later call; a broadcast stands between its
-    neighbours; what may go together does."""
+    neighbours; what may go together does.
+    """
 
     def received(event: Any) -> Received[Any]:
         return Received(event, "id", 0, START, CAUSE)

@@ -136,6 +136,19 @@ def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
     play(tmp_path_factory.mktemp("hours"), story, at(f"{begin:%Y-%m-%d}", f"{begin:%H:%M:%S}"))
 
 
+def test_hours_that_end_during_the_look_count(tmp_path: Path) -> None:
+    """Begun in time, answered too late: the message leaves the next morning."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        desk.look.meanwhile = lambda: desk.clock.advance(timedelta(seconds=2))
+        await desk.deliver()
+        assert await desk.attempts() == []
+        assert await desk.next_due() == at("2026-02-11", "08:30")
+
+    play(tmp_path, story, at("2026-02-10", "17:59:49"))
+
+
 # -- the last look -------------------------------------------------------------------------------------
 
 
@@ -482,7 +495,7 @@ def test_a_stop_during_the_look_or_before_the_submission_acts_at_once(tmp_path: 
         desk.look.meanwhile = lambda: turn(desk, "off")
         await desk.deliver()
         assert await desk.attempts() == []
-        assert [("queued", None)] == await desk.states()
+        assert await desk.states() == [("queued", None)]
         await turn(desk, "on")
         desk.look.meanwhile = lambda: None
         run = desk.core.run
@@ -559,7 +572,7 @@ def test_what_never_left_does_not_count_for_the_cap(tmp_path: Path) -> None:
         await desk.deliver()
         desk.clock.advance(timedelta(seconds=1))
         await desk.deliver()
-        assert ["released", "accepted"] == await desk.attempts()
+        assert await desk.attempts() == ["released", "accepted"]
 
     play(tmp_path, story)
 

@@ -132,7 +132,7 @@ def test_an_impossible_year_is_refused(tmp_path: Path, body: dict[str, Any], poi
         assert registry.events() == []
 
 
-def resolved(uscc: str, end: str) -> Any:
+def resolved(uscc: str, end: str, *, by_official: bool = True) -> Any:
     event = LeadResolved(
         lead_id="L1", uscc=uscc, rule="R01", episode=1, end=end, reason="示例", by_official=by_official
     )
