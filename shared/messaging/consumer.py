@@ -108,7 +108,7 @@ class Consumer:
                 return
             reason = describe(error)
             counts = await self._run(lambda work: self._park(work, batch[0], reason))
-            log.warning("message_parked", service=self.service, subject=batch[0].key, reason=reason)
+            log.warning("message_parked", service=self.service, subject=lane(batch[0]), reason=reason)
         self.counts.update(counts)
 
     async def redrive(self, topic: str, subject: str) -> int:
@@ -150,9 +150,9 @@ class Consumer:
         }
         new = [first[id_] for id_ in ids if id_ in claimed]
         parked = self._parked_keys(work, new)
-        diverted = [pair for pair in new if (pair[0].topic, pair[0].key) in parked]
+        diverted = [pair for pair in new if (pair[0].topic, lane(pair[0])) in parked]
         self._insert_parked(work, [(message, envelope.id, None) for message, envelope in diverted])
-        going = [pair for pair in new if (pair[0].topic, pair[0].key) not in parked]
+        going = [pair for pair in new if (pair[0].topic, lane(pair[0])) not in parked]
         self._handle(work, going)
         return Counter(handled=len(going), duplicate=len(wanted) - len(new), diverted=len(diverted))
 
@@ -172,12 +172,12 @@ class Consumer:
         is_first = not self._parked_keys(work, [(message, None)])  # in any topic
         self._insert_parked(work, [(message, id_, reason)])
         if is_first:
-            self._on_parked(work, message.key)
+            self._on_parked(work, lane(message))
         return Counter(parked=1)
 
     def _parked_keys(self, work: Work, pairs: Iterable[tuple[Message, Any]]) -> set[tuple[str, str]]:
         table = self._plumbing.parked
-        subjects = {message.key for message, _ in pairs}
+        subjects = {lane(message) for message, _ in pairs}
         if not subjects:
             return set()
         found = work.db.execute(
@@ -192,7 +192,7 @@ class Consumer:
                 {
                     "id": id_,
                     "topic": message.topic,
-                    "subject": message.key,
+                    "subject": lane(message),
                     "partition": message.partition,
                     "value": message.value,
                     "error": reason,
@@ -217,7 +217,7 @@ class Consumer:
         row = self._first_parked(work, topic, subject)
         if row is None:
             return False
-        message = Message(row.topic, row.partition, row.subject, row.value)
+        message = Message(row.topic, row.partition, row.subject.partition("/")[0], row.value)
         self._handle(work, [(message, Envelope.model_validate_json(row.value))])
         work.db.execute(sa.delete(table).where(table.c.seq == row.seq))
         if not self._parked_keys(work, [(message, None)]):  # in no topic any more
@@ -233,6 +233,11 @@ class Consumer:
                 .where(table.c.seq == row.seq)
                 .values(error=reason, attempts=table.c.attempts + 1)
             )
+
+
+def lane(message: Message) -> str:
+    """What waits behind what: messages of a key, or broadcasts of a partition (as `*/3`)."""
+    return f"*/{message.partition}" if message.key == "*" else message.key
 
 
 def rounds(received: Sequence[Received[Any]]) -> list[tuple[type[Event], list[Received[Any]]]]:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -239,12 +239,14 @@ def test_without_registry_nothing_leaves_and_later_everything_does(tmp_path: Pat
         system.clock.move_to(at("2026-02-10", "09:00"))
 
         async def asked() -> bool:
+            system.clock.advance(timedelta(seconds=1))  # the pauses between tries
             return system.wire is not None and system.wire.refused >= 2
 
         await system.until(asked, "the look is tried again")
         assert system.ledger() == []
         assert await notices(system) == ["queued"]
         system.wire.cut = None
+        system.clock.advance(timedelta(minutes=2))
         await system.settle()
         assert len(system.ledger()) == 1
 
@@ -324,16 +326,16 @@ def test_a_later_date_of_establishment_moves_the_clock(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "facts",
-    [{"insurance": "medical"}, {"form": "flexible", "uscc": None}],
+    ("uscc", "facts"),
+    [(USCC, {"insurance": "medical"}), (None, {"form": "flexible"})],
     ids=["medical alone", "flexible form"],
 )
-def test_what_does_not_stop_the_clock(tmp_path: Path, facts: dict[str, Any]) -> None:
+def test_what_does_not_stop_the_clock(tmp_path: Path, uscc: str | None, facts: dict[str, Any]) -> None:
     """Medical alone and other forms than employer leave the duty where it is."""
 
     async def story(system: System) -> None:
         await registered(system)
-        await system.enrol(USCC, date(2026, 1, 20), **facts)
+        await system.enrol(uscc, date(2026, 1, 20), **facts)
         await system.move_to(at("2026-02-11"))
         assert len(system.ledger()) == 1
 

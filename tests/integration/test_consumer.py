@@ -106,6 +106,32 @@ def test_a_redriven_key_catches_up_in_order_and_is_released_once(tmp_path: Path)
     assert values(world) == {"a": "4"}
 
 
+def test_a_poisoned_broadcast_stops_the_broadcasts_of_its_partition_alone(tmp_path: Path) -> None:
+    """Those of other partitions, and the keys, go on; a redrive finds it again."""
+    heard: list[str] = []
+
+    def hear(work: Work, received: Any) -> None:
+        for item in received:
+            if item.event.content == "poison":
+                raise ValueError("poison")
+            heard.append(f"{item.partition} {item.event.content}")
+
+    world = make_world(Database(f"sqlite:///{tmp_path}/probe.db"), (on(Announced, hear), *REACTIONS))
+
+    def said(partition: int, content: str, id_: str) -> Message:
+        made = message(Announced(content=content), id=id_, time=START)
+        return Message(made.topic, partition, made.key, made.value)
+
+    receive(
+        world, said(1, "poison", "m1"), said(1, "later", "m2"), said(2, "fine", "m3"), put("a", "1", "m4")
+    )
+    assert heard == ["2 fine"]
+    assert values(world) == {"a": "1"}
+    with world.database.read() as db:
+        assert db.scalars(sa.select(PLUMBING.parked.c.subject)).all() == ["*/1", "*/1"]
+    assert asyncio.run(world.consumer.redrive("registry", "*/1")) == 0
+
+
 def test_an_unreadable_message_is_parked_once(world: World) -> None:
     """Bytes that are no envelope are kept, not dropped, also when they come twice."""
     junk = Message("registry", 0, "a", b"\xff not json")

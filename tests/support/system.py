@@ -175,7 +175,7 @@ class System:
         }
         return await self.ask("POST", "/registry/v1/units", body, department="ADM")
 
-    async def enrol(self, uscc: str, started_on: date, **facts: Any) -> Any:
+    async def enrol(self, uscc: str | None, started_on: date, **facts: Any) -> Any:
         """Records that one person is insured through a unit."""
         body = {
             "uscc": uscc,
