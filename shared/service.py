@@ -237,8 +237,10 @@ class Service(Generic[W]):
             failures = 0
             self.failing.discard(name)
             if not progressed:
+                # Not wait_for: on Python 3.11 it can swallow a cancellation that comes with the alarm.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(alarm.wait(), POLL_SECONDS)
+                    async with asyncio.timeout(POLL_SECONDS):
+                        await alarm.wait()
 
 
 def assemble(
