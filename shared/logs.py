@@ -103,5 +103,6 @@ def configure(service: str, *, level: str = "INFO", stream: Any = None) -> None:
     root.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).setLevel(logging.NOTSET)
         logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log whole addresses, secret paths too
