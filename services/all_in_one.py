@@ -15,6 +15,7 @@ from typing import IO, Annotated, Any, Protocol
 import httpx
 from fastapi import APIRouter, FastAPI
 from pydantic import Field, SecretStr, model_validator
+from starlette.applications import Starlette
 
 from services.matching.app import build as build_matching
 from services.matching.settings import MatchingSettings
@@ -91,7 +92,9 @@ class Suite:
         self.app = FastAPI(
             title="yingbao", openapi_url=None, docs_url=None, redoc_url=None, lifespan=self._lifespan
         )
-        inside = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        # Calls between the parts stay in the process; the carrier is open to others in a demo only.
+        within = Starlette()
+        inside = httpx.ASGITransport(within, raise_app_exceptions=False)
         self.sandbox = build_sandbox(
             SandboxSettings(
                 secret_key=secret,
@@ -133,12 +136,19 @@ class Suite:
         self.app.include_router(self._front(demo=demo))
         for name, service in self.services.items():
             self.app.mount(f"/{name}", service.app)
-        self.app.mount("/sandbox", self.sandbox)
+            within.mount(f"/{name}", service.app)
+        within.mount("/sandbox", self.sandbox)
+        if demo:
+            self.app.mount("/sandbox", self.sandbox)
 
     def wake(self) -> None:
         """Lets every service look at the clock at once."""
         for service in self.services.values():
             service.core.wake()
+
+    def close(self) -> None:
+        """Gives the data folder free; the end of the application's lifespan does it too."""
+        self._lock.close()
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncGenerator[None]:
@@ -149,7 +159,7 @@ class Suite:
             try:
                 yield
             finally:
-                self._lock.close()
+                self.close()
 
     def _front(self, *, demo: bool) -> APIRouter:
         router = APIRouter(route_class=StrictRoute)
