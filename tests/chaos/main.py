@@ -88,6 +88,15 @@ class Killing:
         self.start()
         return True
 
+    def wait_for_attempt(self, *, seconds: float) -> None:
+        """Returns as soon as an attempt is open, or after so many seconds."""
+        give_up = time.monotonic() + seconds
+        with closing(sqlite3.connect(f"file:{self.folder / 'notify.db'}?mode=ro", uri=True)) as db:
+            while time.monotonic() < give_up:
+                if db.execute("SELECT 1 FROM attempt WHERE state = 'open' LIMIT 1").fetchone():
+                    return
+                time.sleep(0.001)
+
     def end(self) -> None:
         """Stops the process in an orderly way."""
         self.process.terminate()
@@ -153,7 +162,10 @@ def run(folder: Path, *, kills: int, seed: int, console: Console) -> dict[str, A
     )
     driver.start()
     while driver.is_alive():
-        time.sleep(chance.uniform(0.02, 0.6))
+        if len(killing.log) % 3 == 2:
+            killing.wait_for_attempt(seconds=5)
+        else:
+            time.sleep(chance.uniform(0.02, 0.6))
         if len(killing.log) < kills and killing.kill_if_busy():
             number = len(killing.log)
             at_death = ", ".join(f"{name} {count}" for name, count in killing.log[-1].items() if count)
