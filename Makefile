@@ -1,5 +1,6 @@
 PYTHON ?= python3
 PORT ?= 8000
+NAME ?= main
 BIN := .venv/bin
 
 .PHONY: help demo test check docs chaos clean
@@ -25,7 +26,7 @@ check: .venv/tests ## formatting, lints, types, import rules, fresh documents
 docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
 
-chaos: .venv/tests ## long fault injection; NAME=embedded
+chaos: .venv/tests ## kill -9 through the story; NAME=main
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced

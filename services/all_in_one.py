@@ -31,6 +31,7 @@ from shared.http import Body, Moment, StrictRoute, install, public, refuse
 from shared.messaging.bus import Bus
 from shared.messaging.in_process import InProcessBus
 from shared.service import Service
+from shared.settings import UnknownSetting
 
 DEMO_START = datetime(2026, 1, 5, 10, tzinfo=ZONE)
 """Where simulated time begins: a Monday morning."""
@@ -40,6 +41,32 @@ LEDGER = "sandbox.db"
 
 SETTINGS = (RegistrySettings, MatchingSettings, NotifySettings, TargetsSettings)
 """The settings that this process reads."""
+
+
+FIXED = {
+    *(
+        f"YINGBAO_{name}_{what}"
+        for name in ("REGISTRY", "MATCHING", "NOTIFY", "TARGETS")
+        for what in ("MODE", "DEMO", "DATA_DIR")
+    ),
+    *(f"YINGBAO_NOTIFY_{what}" for what in ("REGISTRY_URL", "CARRIER", "CARRIER_URL", "CARRIER_SECRET_KEY")),
+    *(f"YINGBAO_NOTIFY_{what}" for what in ("RECEIPTS_SECRET", "ACCOUNT", "EC_NAME", "AP_ID", "SIGN")),
+    *(
+        f"YINGBAO_SANDBOX_{what}"
+        for what in ("EC_NAME", "AP_ID", "SECRET_KEY", "SIGN", "CALLBACK_URL", "FILE", "CLOCK_FILE")
+    ),
+}
+"""Settings that the embedded suite decides itself: its parts talk inside the process, its carrier is built in."""
+
+
+def refuse_fixed(environ: Mapping[str, str]) -> None:
+    """Raises UnknownSetting for a variable that would be passed over silently."""
+    found = sorted(name for name in environ if name.upper() in FIXED)
+    if found:
+        raise UnknownSetting(
+            f"the embedded suite decides these itself, remove them: {', '.join(found)} "
+            "(its carrier is the built-in sandbox; the folder is --data)"
+        )
 
 
 class MovableClock(Clock, Protocol):

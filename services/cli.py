@@ -17,16 +17,18 @@ from typing import Annotated, NoReturn
 import httpx
 import typer
 import uvicorn
+from pydantic import ValidationError
 from rich.console import Console
 
 from services import docs as documents
-from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite
+from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite, refuse_fixed
 from services.demo import story
 from services.matching import tables as matching_tables
 from services.notify import tables as notify_tables
 from services.notify.sandbox import SandboxSettings
 from services.registry import tables as registry_tables
 from services.targets import tables as targets_tables
+from services.targets.settings import TargetsSettings
 from shared.auth import LocalIssuer, department_scopes
 from shared.clock import SimulatedClock, SystemClock
 from shared.logs import configure
@@ -61,12 +63,13 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
 ) -> None:
     """Runs the whole suite in one process, until it is stopped."""
-    configure("yingbao", level=os.environ.get("YINGBAO_LOG_LEVEL", "INFO"))
     try:
-        refuse_unknown(os.environ, [*SETTINGS, SandboxSettings], others=("log",))
+        refuse_unknown(os.environ, [*SETTINGS, SandboxSettings])
+        refuse_fixed(os.environ)
+        configure("yingbao", level=TargetsSettings(data_dir=data).log_level)
         clock = SimulatedClock(data / "clock.json", start=DEMO_START) if demo else SystemClock()
         suite = Suite(data, clock=clock, demo=demo)
-    except (UnknownSetting, DataFolderInUse) as error:
+    except (UnknownSetting, DataFolderInUse, ValidationError) as error:
         _fail(str(error))
     uvicorn.run(
         suite.app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10

@@ -30,6 +30,8 @@ LEEWAY_S: Final = 30
 MAX_TOKEN = 8192
 """A longer bearer token is refused unread, in bytes."""
 RELOAD_INTERVAL_S = 10.0
+RELOAD_AGE_S = 300.0
+"""Keys are read again after so long, so that one that was taken away stops counting."""
 """Unknown key ids make the key set load again at most this often, in seconds."""
 REMEMBERED_TOKENS = 1024
 
@@ -137,6 +139,8 @@ class Verifier:
     def verify(self, token: str) -> Identity:
         """Who the token speaks for. Raises InvalidToken."""
         now = self._clock.wall().timestamp()
+        if self._clock.monotonic() - self._loaded_at >= RELOAD_AGE_S:
+            self._reload()
         digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
         known = self._remembered.get(digest)
         if known is not None and now <= known[1]:
@@ -173,14 +177,22 @@ class Verifier:
 
     def _key(self, kid: str) -> ECKey:
         if kid not in self._keys and self._clock.monotonic() - self._loaded_at >= RELOAD_INTERVAL_S:
-            self._loaded_at = self._clock.monotonic()
-            try:
-                self._keys = _public_keys(self._source())
-            except (OSError, ValueError) as error:
-                log.warning("keys_not_reloaded", error=type(error).__name__)
+            self._reload()
         if kid not in self._keys:
             raise InvalidToken("unknown_key")
         return self._keys[kid]
+
+    def _reload(self) -> None:
+        """Reads the keys again; tokens of a key that was taken away are worth nothing from then on."""
+        self._loaded_at = self._clock.monotonic()
+        try:
+            keys = _public_keys(self._source())
+        except (OSError, ValueError) as error:
+            log.warning("keys_not_reloaded", error=type(error).__name__)
+            return
+        if keys.keys() != self._keys.keys():
+            self._remembered.clear()
+        self._keys = keys
 
 
 def _public_keys(document: Mapping[str, Any]) -> dict[str, ECKey]:

@@ -63,8 +63,8 @@ class Calendar:
         return year is not None and day in year.makeup_days
 
     def is_provisional(self, day: date) -> bool:
-        """Whether the year of this day is not published yet."""
-        return day.year not in self.years
+        """Whether the year of this day is not published yet. A year before the first known one is past."""
+        return day.year not in self.years and day.year > min(self.years, default=0)
 
     def next_working_day(self, day: date) -> date:
         """The day itself if it is worked, else the first worked day after it."""
@@ -100,7 +100,7 @@ class Calendar:
         return Calendar({**self.years, year.year: year})
 
     def _rests_on_unpublished(self, first: date, last: date) -> bool:
-        return any(year not in self.years for year in range(first.year, last.year + 1))
+        return any(self.is_provisional(date(year, 1, 1)) for year in range(first.year, last.year + 1))
 
 
 def load_calendar(pack: Path) -> Calendar:

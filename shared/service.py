@@ -24,7 +24,17 @@ from shared.auth import KeySource, LocalIssuer, Verifier, jwks_file
 from shared.clock import Clock
 from shared.errors import Problem
 from shared.events.catalogue import TOPICS
-from shared.http import Body, Caller, StrictRoute, Text, access, caller, install, public
+from shared.http import (
+    Body,
+    Caller,
+    StrictRoute,
+    Text,
+    access,
+    caller,
+    install,
+    problem_response,
+    public,
+)
 from shared.messaging.bus import Bus, Subscription
 from shared.messaging.consumer import Consumer, KeyHook, Reaction
 from shared.messaging.relay import Relay
@@ -111,10 +121,7 @@ class Core(Generic[W]):
         key: IdempotencyKey | None = None,
     ) -> Any:
         """Runs one item of a command; returns its outcome, or `respond(outcome)`; raises Problem."""
-        try:
-            return await self.committer.call(command, item, respond=respond, key=key)
-        except DBAPIError as error:
-            raise _unavailable() if is_transient(error) else error from error
+        return await self.committer.call(command, item, respond=respond, key=key)
 
     async def read(self, ask: Callable[[sa.Connection], T]) -> T:
         """Asks the database in a reading thread."""
@@ -123,10 +130,7 @@ class Core(Generic[W]):
             with self.database.read() as db:
                 return ask(db)
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, ask_in_thread)
-        except DBAPIError as error:
-            raise _unavailable() if is_transient(error) else error from error
+        return await asyncio.get_running_loop().run_in_executor(self._readers, ask_in_thread)
 
     def fingerprint(self, request: bytes) -> str:
         """A keyed digest of a request, to tell whether a repeated key means the same one."""
@@ -138,8 +142,9 @@ class Core(Generic[W]):
             alarm.set()
 
     def _wake_from_thread(self) -> None:
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.wake)
+        with contextlib.suppress(RuntimeError):  # the loop may just be closing; its polls are over anyway
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self.wake)
 
     def start(self) -> None:
         """Starts the committer; called in the event loop that serves."""
@@ -289,6 +294,7 @@ def assemble(
     app.state.core = core
     app.state.service = service
     install(app, clock=core.clock, metrics=core.metrics, rate_limit_per_s=core.settings.rate_limit_per_s)
+    app.add_exception_handler(DBAPIError, _database_failed)
     for router in (*routers, _operations(demo=core.settings.demo)):
         app.include_router(router)
     return service
@@ -310,13 +316,18 @@ def key_source(settings: ServiceSettings, clock: Clock) -> KeySource:
     return LocalIssuer(settings.issuer_key, clock, issuer=settings.issuer).jwks
 
 
-def _unavailable() -> Problem:
-    return Problem(
-        503,
-        "storage_unavailable",
-        zh="数据库暂不可用，请稍后重试",
-        en="The database is away; try again",
-        retry_after=2,
+def _database_failed(_request: Request, error: Exception) -> Response:
+    """503 while the database is away; what is our own mistake stays a crash."""
+    if not is_transient(error):
+        raise error
+    return problem_response(
+        Problem(
+            503,
+            "storage_unavailable",
+            zh="数据库暂不可用，请稍后重试",
+            en="The database is away; try again",
+            retry_after=2,
+        )
     )
 
 
@@ -357,7 +368,9 @@ def _operations(*, demo: bool) -> APIRouter:
         """Prometheus metrics of this service."""
         service: Service[Any] = request.app.state.service
         await _measure(service)
-        return Response(service.core.metrics.render(), media_type=service.core.metrics.content_type)
+        # In a thread: some gauges read the database when they are asked.
+        text = await asyncio.to_thread(service.core.metrics.render)
+        return Response(text, media_type=service.core.metrics.content_type)
 
     @router.get("/openapi.json", dependencies=[public("the contract of this API")], include_in_schema=False)
     async def contract(request: Request) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class ServiceSettings(BaseSettings):
         500.0, gt=0, description="Requests a second that one client may send for ever; twice that at once"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least severe log line"
+        "INFO", validation_alias="YINGBAO_LOG_LEVEL", description="Least severe log line"
     )
     demo: bool = Field(default=False, description="Opens the demo's clock and the carrier sandbox over HTTP")
 

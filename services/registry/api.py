@@ -386,7 +386,7 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
     def ask() -> list[Look]:
         with room.core.database.read() as db:
             store = Store(db, room.vault)
-            known, in_force = store.units(usccs), store.in_force(usccs, day)
+            known, in_force = store.units(usccs), store.in_force(usccs, day, ended=True)
         reasons = (look(item, known.get(item.uscc), in_force.get(item.uscc, {})) for item in questions)
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 

@@ -509,7 +509,11 @@ Hold = Literal[
 
 
 def look(question: Question, unit: Unit | None, in_force: Collection[tuple[Insurance, Form]]) -> Hold | None:
-    """Why the message must wait, None when it may go. `in_force` is what the unit's people have today."""
+    """Why the message must wait, None when it may go.
+
+    `in_force` is what the unit's people have today, or had: an enrolment that has ended ends a lead all the
+    same, so its message must not slip out before the event arrives.
+    """
     covered = {
         insurance
         for insurance, form in in_force

@@ -234,12 +234,17 @@ class Store:
             update=["participation_id", "version"],
         )
 
-    def in_force(self, usccs: Iterable[str], today: date) -> dict[str, dict[tuple[Insurance, Form], int]]:
-        """How many people are insured today through each of these units, by insurance and form."""
+    def in_force(
+        self, usccs: Iterable[str], today: date, *, ended: bool = False
+    ) -> dict[str, dict[tuple[Insurance, Form], int]]:
+        """How many people are insured today through each of these units, by insurance and form.
+
+        With `ended`, those count too whose participation began and has ended since.
+        """
         columns = (PARTICIPATION.c.uscc, PARTICIPATION.c.insurance, PARTICIPATION.c.form)
         rows = self._db.execute(
             sa.select(*columns, sa.func.count(PARTICIPATION.c.person.distinct()).label("people"))
-            .where(PARTICIPATION.c.uscc.in_(set(usccs)), *_in_force(today))
+            .where(PARTICIPATION.c.uscc.in_(set(usccs)), *_in_force(today)[: 2 if ended else 3])
             .group_by(*columns)
         )
         found: dict[str, dict[tuple[Insurance, Form], int]] = {}

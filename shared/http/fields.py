@@ -57,6 +57,7 @@ class Body(BaseModel):
 class Text:
     """`Annotated[str, Text(200)]`: a text of 1 to `limit` characters, without white space at its ends.
 
+    Characters count as messages count them, in UTF-16: a rare one beyond the basic plane takes two.
     Control characters, lone surrogates and marks that turn the direction of writing are refused;
     line feeds and tabs are let in with `lines`.
     """
@@ -76,7 +77,7 @@ class Text:
         text = text.strip()
         if not text:
             raise refuse("blank", zh="不能为空，请填写内容", en="must not be blank; give a text")
-        if len(text) > self.limit:
+        if len(text.encode("utf-16-le", "surrogatepass")) > 2 * self.limit:
             raise refuse(
                 "too_long", zh=f"最多 {self.limit} 个字符", en=f"at most {self.limit} characters are allowed"
             )

@@ -100,6 +100,7 @@ class Committer(Generic[W]):
         self._calls: deque[_Call] = deque()
         self._keys_in_progress: set[tuple[str, str, str]] = set()
         self._busy = False
+        self._changed = False
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -200,6 +201,9 @@ class Committer(Generic[W]):
                 self._run_calls(calls)
             if task:
                 self._run_task(task)
+            if self._changed:
+                self._changed = False
+                self._committed()
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:
@@ -227,13 +231,11 @@ class Committer(Generic[W]):
                     work = self._make_work(db)
                     result = do(work)
                     work.flush()
-                    changed = work.writes > 0
+                    self._changed |= work.writes > 0
             except Exception as error:
                 if attempt == TRIES or not is_transient(error):
                     raise
             else:
-                if changed:
-                    self._committed()
                 return result
         raise AssertionError("the last attempt raises")
 

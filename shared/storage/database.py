@@ -1,5 +1,6 @@
 """The only place that opens a database. SQLite and PostgreSQL differ here and nowhere else."""
 
+import sqlite3
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,10 +55,28 @@ class Database:
         self._reader.dispose()
 
 
+_SQLITE_PASSING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may well succeed later: the database or the network failed, not the work."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in _SQLITE_PASSING  # SQLite reports wrong SQL as an operational error too
     return isinstance(error, OperationalError | InterfaceError | OSError)
 
 

@@ -61,7 +61,7 @@ def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
             sa.Column("error", sa.Text, comment="None: it only waits behind the one that failed"),
             sa.Column("attempts", sa.Integer, nullable=False),
             sa.Column("parked_at", Instant, nullable=False),
-            sa.Index("parked_key", "topic", "subject", "seq"),
+            sa.Index("parked_key", "subject", "topic", "seq"),
             comment="messages that failed for a reason that will not go away, and those behind them",
             sqlite_autoincrement=True,
         ),

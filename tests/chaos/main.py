@@ -208,6 +208,12 @@ def judge(killing: Killing, console: Console) -> dict[str, Any]:
     }
 
 
+def came_true(figures: dict[str, Any], *, kills: int) -> bool:
+    """Whether the run counts: killed as often as asked, and nothing went wrong."""
+    wrong = ("lost", "doubled", "after_enrolment", "other_findings")
+    return figures["kills"] >= kills and not any(figures[name] for name in wrong)
+
+
 def late_looks(killing: Killing, records: dict[str, Any]) -> list[str]:
     """Units whose attempt was looked at after an enrolment in force had been answered."""
     answered: dict[str, datetime] = {}
@@ -239,7 +245,7 @@ def main() -> None:
     given = options.parse_args()
     figures = run(given.folder, kills=given.kills, seed=given.seed, console=Console(stderr=True))
     print(json.dumps(figures))
-    sys.exit(bool(figures["lost"] or figures["doubled"] or figures["after_enrolment"]))
+    sys.exit(not came_true(figures, kills=given.kills))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.chaos.main import run
+from tests.chaos.main import came_true, run
 
 
 def test_the_story_comes_true_through_ten_deaths(tmp_path: Path) -> None:
     """Nothing lost, nothing doubled, nothing after an enrolment; every death had work in flight."""
     figures = run(tmp_path / "suite", kills=10, seed=7, console=Console())
     print(figures)
-    assert figures["kills"] == 10
     assert figures["registered"] > 400
-    assert (figures["lost"], figures["doubled"], figures["after_enrolment"]) == (0, 0, 0)
-    assert figures["other_findings"] == 0
+    assert came_true(figures, kills=10)

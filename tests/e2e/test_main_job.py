@@ -387,3 +387,26 @@ def test_new_people_count_towards_the_target_of_their_town(tmp_path: Path) -> No
         assert pension["difference_pp"] == -3.3
 
     play(tmp_path, story)
+
+
+def test_an_enrolment_that_came_and_ended_unseen_stops_the_message_too(tmp_path: Path) -> None:
+    """It ends the lead as soon as its event arrives, so nothing may slip out before."""
+
+    async def story(system: System) -> None:
+        await registered(system)
+        await system.move_to(at("2026-02-10", "08:00"))
+        system.bus.shut("registry")
+        made = await system.enrol(USCC, date(2026, 2, 2))
+        await system.ask("POST", f"/registry/v1/participations/{made['id']}/end", {"ended_on": "2026-02-09"})
+        system.clock.move_to(at("2026-02-10", "09:00"))
+
+        async def held() -> bool:
+            return await notices(system) == ["held"]
+
+        await system.until(held, "the look holds the notice")
+        system.bus.reopen("registry")
+        await system.settle()
+        assert await notices(system) == ["withdrawn"]
+        assert system.ledger() == []
+
+    play(tmp_path, story)

@@ -61,6 +61,7 @@ def test_requests_that_wait_together_share_one_commit(probe: Probe) -> None:
     """Forty waiting requests are committed once and each gets its own answer."""
     outcomes = together(probe, *(probe.committer.call(put_values, Put(f"k{n}", "v")) for n in range(40)))
     assert outcomes == [f"set k{n}" for n in range(40)]
+    probe.committer.stop()
     assert probe.commits == 1
     assert len(probe.rows(PLUMBING.outbox)) == len(probe.rows(PLUMBING.audit)) == 40
 

@@ -59,6 +59,13 @@ def test_a_period_that_ends_in_spring_festival_ends_after_it(calendar: Calendar,
     assert calendar.end_of_period(last - 30 * DAY, 30) == PeriodEnd(date(2026, 2, 24), provisional=False)
 
 
+def test_a_year_before_the_first_known_one_is_past_not_provisional() -> None:
+    """Nobody will publish 1998 any more; a deadline of that year is over by any calendar."""
+    calendar = Calendar({2026: Year(2026, frozenset(), frozenset(), "示例")})
+    assert not calendar.end_of_period(date(1998, 5, 6), 30).provisional
+    assert Calendar().end_of_period(date(1998, 5, 6), 30).provisional
+
+
 def test_a_year_that_is_not_published_is_provisional() -> None:
     """Monday to Friday hold, and every answer that consulted such a day says so."""
     calendar = Calendar({2026: Year(2026, frozenset(), frozenset(), "")})

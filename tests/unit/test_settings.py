@@ -54,7 +54,7 @@ def test_arguments_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ("YINGBAO_REGISTRY_DATABSE_URL", "YINGBAO_REGISTRY_DATABASE_URL"),
         ("YINGBAO_REGSTRY_DEMO", "YINGBAO_REGISTRY_DEMO"),
         ("YINGBAO_CITYPACK", "YINGBAO_CITY_PACK"),
-        ("yingbao_registry_log_levl", "YINGBAO_REGISTRY_LOG_LEVEL"),
+        ("yingbao_log_levl", "YINGBAO_LOG_LEVEL"),
         ("YINGBAO_NOTIFY_REGISTRY_ULR", "YINGBAO_NOTIFY_REGISTRY_URL"),
         ("YINGBAO_ZZZ", "remove it"),
     ],

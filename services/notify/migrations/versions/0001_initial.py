@@ -188,7 +188,7 @@ def upgrade() -> None:
         comment="messages that failed for a reason that will not go away, and those behind them",
         sqlite_autoincrement=True,
     )
-    op.create_index("parked_key", "parked", ["topic", "subject", "seq"], unique=False)
+    op.create_index("parked_key", "parked", ["subject", "topic", "seq"], unique=False)
     op.create_table(
         "receipt",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),

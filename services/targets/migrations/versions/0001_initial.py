@@ -113,7 +113,7 @@ def upgrade() -> None:
         comment="messages that failed for a reason that will not go away, and those behind them",
         sqlite_autoincrement=True,
     )
-    op.create_index("parked_key", "parked", ["topic", "subject", "seq"], unique=False)
+    op.create_index("parked_key", "parked", ["subject", "topic", "seq"], unique=False)
     op.create_table(
         "relay_lease",
         sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
