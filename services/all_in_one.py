@@ -114,7 +114,7 @@ class Suite:
         bus: Bus | None = None,
     ) -> None:
         self.clock = clock
-        self._lock = _lock(data_dir)
+        self._lock = lock_folder(data_dir)
         secret = SecretStr(_durable_secret(data_dir / "sandbox.secret"))
         self.app = FastAPI(
             title="yingbao", openapi_url=None, docs_url=None, redoc_url=None, lifespan=self._lifespan
@@ -222,7 +222,8 @@ class Suite:
         return router
 
 
-def _lock(data_dir: Path) -> IO[str]:
+def lock_folder(data_dir: Path) -> IO[str]:
+    """Takes the lock of a data folder until it is closed. Raises DataFolderInUse."""
     data_dir.mkdir(parents=True, exist_ok=True)
     file = (data_dir / "lock").open("w")
     try:

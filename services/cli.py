@@ -3,16 +3,16 @@
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from services import docs as documents
-from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite, refuse_fixed
+from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
 from services.demo import story
 from services.matching import tables as matching_tables
 from services.notify import tables as notify_tables
@@ -30,7 +30,9 @@ from services.registry import tables as registry_tables
 from services.targets import tables as targets_tables
 from services.targets.settings import TargetsSettings
 from shared.auth import LocalIssuer, department_scopes
+from shared.calendar import read_calendar
 from shared.clock import SimulatedClock, SystemClock
+from shared.documents import DocumentError, pack, read_csv
 from shared.logs import configure
 from shared.settings import UnknownSetting, refuse_unknown
 from shared.storage import migrations
@@ -46,6 +48,9 @@ app.add_typer(calendar, name="calendar")
 
 Data = Annotated[Path, typer.Option("--data", help="Folder for databases and keys.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+
+DEMO_MARKER = "demo-folder"
+"""A file that says that the demo made this folder and may empty it."""
 
 TABLES = {
     "registry": registry_tables.metadata,
@@ -63,14 +68,11 @@ def serve(
     demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
 ) -> None:
     """Runs the whole suite in one process, until it is stopped."""
-    try:
-        refuse_unknown(os.environ, [*SETTINGS, SandboxSettings])
-        refuse_fixed(os.environ)
-        configure("yingbao", level=TargetsSettings(data_dir=data).log_level)
-        clock = SimulatedClock(data / "clock.json", start=DEMO_START) if demo else SystemClock()
-        suite = Suite(data, clock=clock, demo=demo)
-    except (UnknownSetting, DataFolderInUse, ValidationError) as error:
-        _fail(str(error))
+    refuse_unknown(os.environ, [*SETTINGS, SandboxSettings])
+    refuse_fixed(os.environ)
+    configure("yingbao", level=TargetsSettings(data_dir=data).log_level)
+    clock = SimulatedClock(data / "clock.json", start=DEMO_START) if demo else SystemClock()
+    suite = Suite(data, clock=clock, demo=demo)
     uvicorn.run(
         suite.app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10
     )
@@ -82,10 +84,13 @@ def demo(
     data: Data = Path("var/demo"),
     exit_after: Annotated[bool, typer.Option("--exit", help="End after the story.")] = False,
 ) -> None:
-    """Plays the main job on a sample city and checks that the story came true; exit code 1 when not."""
+    """Plays the main job on a sample city and checks that the story came true; exit code 1 when not.
+
+    It begins anew each time: the folder of an earlier demo is emptied, any other one is refused.
+    """
     _refuse_taken(port)
-    shutil.rmtree(data, ignore_errors=True)
-    data.mkdir(parents=True)
+    _begin_anew(data)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends too
     with (data / "server.log").open("w") as log:
         server = subprocess.Popen(  # noqa: S603 - our own command
             [
@@ -108,7 +113,8 @@ def demo(
             _wait_until_up(server, url, data / "server.log")
             code = story.run(url, token_minter(data), data, exit_after)
         except KeyboardInterrupt:
-            code = 0
+            Console(stderr=True).print("stopped before the story was judged", style="red")
+            code = 128 + signal.SIGINT
         finally:
             server.terminate()
             server.wait(15)
@@ -123,38 +129,43 @@ def token(
     data: Data = Path("var/demo"),
 ) -> None:
     """Prints a bearer token of the local issuer, for development."""
-    issuer = LocalIssuer(data / "issuer.jwk", SystemClock())
-    print(  # noqa: T201 - the output is the product
-        issuer.token(
-            department,
-            department=department,
-            town=town,
-            scopes=department_scopes(department),
-            ttl=timedelta(hours=hours),
-        )
+    folder = pack(None)
+    _refuse_other(
+        "department", department, [row["code"] for row in read_csv(folder / "departments.csv", ["code"])]
     )
+    if town is not None:
+        _refuse_other("town", town, [row["name"] for row in read_csv(folder / "towns.csv", ["name"])])
+    bearer = _issuer(data).token(
+        department,
+        department=department,
+        town=town,
+        scopes=department_scopes(department),
+        ttl=timedelta(hours=hours),
+    )
+    print(bearer)  # noqa: T201 - the output is the product
 
 
 @calendar.command("import")
 def import_calendar(
-    file: Annotated[Path, typer.Argument(help="TOML with [[year]]: year, holidays, makeup_days, source.")],
+    file: Annotated[Path, typer.Argument(help="TOML file like calendar.toml of the city pack.")],
     url: Annotated[str, typer.Option(help="Address of registry.")] = "http://127.0.0.1:8000/registry",
     data: Data = Path("var/demo"),
 ) -> None:
     """Sends the working days of one or more years to registry, which tells the others."""
+    years = read_calendar(file).years
     bearer = token_minter(data)("HRSS")
-    for year in tomllib.loads(file.read_text())["year"]:
+    for year in years.values():
         body = {
-            "holidays": [str(day) for day in year["holidays"]],
-            "makeup_days": [str(day) for day in year["makeup_days"]],
-            "source": year["source"],
+            "holidays": sorted(map(str, year.holidays)),
+            "makeup_days": sorted(map(str, year.makeup_days)),
+            "source": year.source,
         }
         answer = httpx.put(
-            f"{url}/v1/calendar/{year['year']}", json=body, headers={"Authorization": f"Bearer {bearer}"}
+            f"{url}/v1/calendar/{year.year}", json=body, headers={"Authorization": f"Bearer {bearer}"}
         )
         if answer.is_error:
             _fail(answer.text)
-        Console().print(f"{year['year']}: taken over")
+        Console().print(f"{year.year}: taken over")
 
 
 @app.command()
@@ -181,12 +192,23 @@ def revision(service: str, message: str) -> None:
 
 def token_minter(data: Path) -> Callable[[str], str]:
     """A function that mints a token for a department with the local issuer of a data folder."""
-    issuer = LocalIssuer(data / "issuer.jwk", SystemClock())
 
     def mint(department: str) -> str:
-        return issuer.token(department, department=department, scopes=department_scopes(department))
+        return _issuer(data).token(department, department=department, scopes=department_scopes(department))
 
     return mint
+
+
+def _issuer(data: Path) -> LocalIssuer:
+    """The issuer of a folder; a new one made by mistake would sign tokens that nobody accepts."""
+    if not (data / "issuer.jwk").exists():
+        _fail(f"no suite has run on {data} yet: start it first, or name its folder with --data")
+    return LocalIssuer(data / "issuer.jwk", SystemClock())
+
+
+def _refuse_other(what: str, given: str, known: Sequence[str]) -> None:
+    if given not in known:
+        _fail(f"unknown {what} {given}; known are: {', '.join(known)}")
 
 
 def _refuse_taken(port: int) -> None:
@@ -197,6 +219,21 @@ def _refuse_taken(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             _fail(f"port {port} is taken; choose another one: make demo PORT=8123")
+
+
+def _begin_anew(data: Path) -> None:
+    """Empties the folder of an earlier demo that no longer runs; refuses to touch anything else."""
+    marker = data / DEMO_MARKER
+    if data.exists() and any(data.iterdir()):
+        if not marker.exists():
+            _fail(f"{data} holds something that is no demo: choose another folder with --data, or empty it")
+        try:
+            lock_folder(data).close()
+        except DataFolderInUse as error:
+            _fail(str(error))
+        shutil.rmtree(data)
+    data.mkdir(parents=True, exist_ok=True)
+    marker.write_text("`yingbao demo` empties this folder each time it starts\n")
 
 
 def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> None:
@@ -213,8 +250,24 @@ def _wait_until_up(server: "subprocess.Popen[bytes]", url: str, log: Path) -> No
 
 def _fail(message: str) -> NoReturn:
     Console(stderr=True).print(message, style="red", markup=False)
-    raise typer.Exit(1)
+    sys.exit(1)
+
+
+def main() -> None:
+    """The command line; errors that a person can mend are one line, not a traceback."""
+    try:
+        app()
+    except (UnknownSetting, DataFolderInUse, DocumentError, httpx.TransportError) as error:
+        _fail(str(error))
+    except ValidationError as error:
+        _fail("\n".join(_advice(error.title, item) for item in error.errors(include_input=False)))
+
+
+def _advice(settings: str, error: Mapping[str, Any]) -> str:
+    name = "_".join(str(part) for part in error["loc"])
+    known = name if name.startswith("YINGBAO_") else f"YINGBAO_{settings.removesuffix('Settings')}_{name}"
+    return f"{known.upper()}: {error['msg']}"
 
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -71,6 +71,7 @@ DEPARTMENT_SCOPES: Final[Mapping[str, frozenset[str]]] = {
         "ADM": "units:write units:read progress:read",
         "HRSS": f"{_READS} participations:write datasets:write leads:write visits:write sending:write "
         "calendar:write people:unmask",
+        "TOWN": "units:read clocks:read leads:read visits:read visits:write notices:read progress:read",
         "TAX": "units:read participations:write participations:read datasets:write datasets:read "
         "leads:read progress:read",
         "MI": "participations:write participations:read datasets:write datasets:read progress:read",

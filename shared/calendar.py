@@ -105,6 +105,11 @@ class Calendar:
 
 def load_calendar(pack: Path) -> Calendar:
     """The calendar of a city pack (`calendar.toml`)."""
+    return read_calendar(pack / "calendar.toml")
+
+
+def read_calendar(file: Path) -> Calendar:
+    """The years of a TOML file with `[[year]]`: year, holidays, makeup_days, source. Raises DocumentError."""
     years = (
         Year(
             table.need("year", int),
@@ -112,6 +117,6 @@ def load_calendar(pack: Path) -> Calendar:
             frozenset(table.values("makeup_days", date)),
             table.need("source", str),
         )
-        for table in read_toml(pack / "calendar.toml").parts("year")
+        for table in read_toml(file).parts("year")
     )
     return Calendar({year.year: year for year in years})

@@ -126,6 +126,6 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise DocumentError(f"{path}: the file is missing from the city pack") from error
+        raise DocumentError(f"{path}: there is no such file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: cannot be read as UTF-8 text: {error}") from error
