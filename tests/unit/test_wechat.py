@@ -138,8 +138,14 @@ def test_many_messages_at_once_ask_for_one_token() -> None:
     """The others wait for the first one's."""
     tencent = Tencent(TAKEN)
 
+    async def answer(request: httpx.Request) -> httpx.Response:
+        turn = asyncio.Event()
+        asyncio.get_running_loop().call_soon(turn.set)
+        await turn.wait()  # as on a real line the others get their turn before the answer is there
+        return tencent(request)
+
     async def run() -> list[Submission]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(tencent)) as client:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
             carrier = Wechat(ACCOUNT, client, FrozenClock(datetime(2026, 2, 10, tzinfo=ZONE)))
             return await asyncio.gather(*(carrier.submit(OPENID, MESSAGE) for _ in range(20)))
 

@@ -164,6 +164,7 @@ def framed(tail: bytes) -> str:
         "x",
         "====",
         "字",
+        "!" + seal(KEYS, b"<xml/>", salt=SALT),
         base64.b64encode(b"x" * 17).decode(),
         framed(b"\0"),
         framed(b"\x21" * 33),

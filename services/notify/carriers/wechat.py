@@ -138,8 +138,7 @@ def read_answer(status: int, body: bytes) -> Submission:
     code, group = answer["errcode"], answer.get("msgid")
     if code != 0:
         return _refused(str(code))
-    # msgid is a number of up to 64 bits; true would pass for 1
-    if isinstance(group, bool) or not re.fullmatch(r"[0-9]{1,20}", str(group)):
+    if not re.fullmatch(r"[0-9]{1,20}", str(group)):
         return Unknown("accepted without a msgid")
     return Accepted(str(group))
 
