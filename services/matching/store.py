@@ -1,7 +1,7 @@
 """Every SQL statement of matching."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -53,15 +53,16 @@ class Store:
 
     def save(self, cases: Iterable[Case]) -> None:
         """Writes what has changed since the cases were loaded."""
+        # `vars`, not `asdict`: copying every value deeply took half the time of a portion.
         units, clocks, leads = [], [], []
         for case in cases:
             unit, clock, lead = self._loaded[case.uscc]
             if case.unit and case.unit != unit:
-                units.append(asdict(case.unit))
+                units.append(vars(case.unit))
             if case.clock and case.clock != clock:
-                clocks.append(asdict(case.clock))
+                clocks.append(vars(case.clock))
             if case.lead and case.lead != lead:
-                leads.append(asdict(case.lead))
+                leads.append(vars(case.lead))
         for table, rows, key in ((t.unit, units, "uscc"), (t.clock, clocks, "uscc"), (t.lead, leads, "id")):
             columns = [column.name for column in table.c if column.name != key]
             upsert(self._db, table, rows, key=[key], update=columns)
