@@ -92,7 +92,10 @@ def routes(rule: Rule) -> APIRouter:
 
     @router.post("/v1/leads/{lead_id}/actions", dependencies=[access("leads:write")], tags=["leads"])
     async def post_action(request: Request, who: Who, lead_id: str, body: LeadAction) -> Response:
-        """Resolves, reopens, pauses or resumes a lead, or notes something about it. 409 where it can't be."""
+        """Resolves, reopens, pauses or resumes a lead, or notes something about it. 409 where it can't be.
+
+        The reason is about the unit: ID numbers and mobile numbers in it are masked before it is kept.
+        """
         if (body.action is Action.RESOLVE) != (body.end is not None):
             raise unprocessable([_END_MISPLACED])
         end = body.end.value if body.end else None

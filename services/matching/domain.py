@@ -170,7 +170,8 @@ class Lead:
     """A suspected breach, from its first opening on; `episode` counts how often it was opened.
 
     `reason` is a sentence an official can read, `evidence` what was known when it opened, `held` why its
-    messages are kept back. While it is open it has an owner, a next step and a day for it.
+    messages are kept back. While it is open it has an owner, a next step and a day for it. An official's hold
+    outlasts an end that the data made: `held` keeps it for the next episode.
     """
 
     id: str
@@ -205,7 +206,7 @@ class Lead:
         self.state = LeadState.HELD if reasons else LeadState.OPEN
 
     def resolve(self, end: str, reason: str, *, now: datetime) -> None:
-        """Ends the lead."""
+        """Ends the lead, and the holds with it."""
         self.held, self.state = [], LeadState.ENDED
         self.end, self.end_reason, self.ended_at = end, reason, now
         self.next_step = self.next_on = None
@@ -380,6 +381,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
     year = about.calendar.years.get(clock.deadline.year)
+    by_hand = _by_hand(case.lead) if case.lead else []
     case.lead = Lead(
         id=f"{about.rule.id}-{case.uscc}",
         rule=about.rule.id,
@@ -405,7 +407,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         next_step=NextStep.REMINDER,
         next_on=about.calendar.next_working_day(today(about.now)),
     )
-    case.lead.hold(_holds(case, unit, paused=[]))
+    case.lead.hold(_holds(case, unit, by_hand))
     case.facts_have_changed()
 
 
@@ -418,7 +420,7 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         lead.reason = _sentence(clock.established_on, clock.deadline, about)
     lead.owner = unit.town or NO_TOWN
     before = lead.held
-    lead.hold(_holds(case, unit, paused=[r for r in before if r in (Hold.PAUSED, Hold.DISPUTED)]))
+    lead.hold(_holds(case, unit, _by_hand(lead)))
     if case.facts_have_changed():
         yield Step(Fact.CHANGED)
     for reason in lead.held:
@@ -429,17 +431,23 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
             yield Step(Fact.RELEASED, reason)
 
 
-def _holds(case: Case, unit: Unit, *, paused: list[str]) -> list[str]:
+def _by_hand(lead: Lead) -> list[str]:
+    return [reason for reason in lead.held if reason in (Hold.PAUSED, Hold.DISPUTED)]
+
+
+def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
     reasons = [
         (not unit.code_confirmed, Hold.CODE),
         (unit.status == _SUSPENDED, Hold.SUSPENDED),
         (case.frozen, Hold.PARKED),
     ]
-    return sorted([*paused, *(reason.value for applies, reason in reasons if applies)])
+    return sorted([*by_hand, *(reason.value for applies, reason in reasons if applies)])
 
 
 def _resolve(lead: Lead, end: End, reason: str, about: Circumstances) -> Step:
+    by_hand = _by_hand(lead)
     lead.resolve(end, reason, now=about.now)
+    lead.held = by_hand
     return Step(Fact.RESOLVED, end)
 
 

@@ -193,7 +193,10 @@ def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]
 
 
 def ask_for_visits(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
-    """Asks the town to look in where a notice reached nobody, once per notice."""
+    """Asks the town to look in where a notice reached nobody, once per notice.
+
+    Not where the lead has ended since, or is another episode: who has enrolled is not visited.
+    """
     cases = _cases_of(work, received)
     asked: dict[str, tuple[VisitRequested, Cause]] = {}
     for item in received:
@@ -203,7 +206,8 @@ def ask_for_visits(work: MatchingWork, received: Sequence[Received[NoticeUnreach
             continue
         _set_next(work, lead, event, NextStep.VISIT, working_days=1)
         _note(work, lead, item)
-        asked.setdefault(event.notice_id, (_visit(cases[event.uscc], lead, event), item.cause))
+        if lead.is_open and lead.episode == event.episode:
+            asked.setdefault(event.notice_id, (_visit(cases[event.uscc], lead, event), item.cause))
     rows = [
         {
             "id": visit.visit_id,

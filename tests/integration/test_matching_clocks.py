@@ -524,6 +524,22 @@ def test_a_withdrawn_notice_is_kept_in_the_history(overdue: Matching) -> None:
     ]
 
 
+def test_a_lead_that_ended_asks_for_no_visit(overdue: Matching) -> None:
+    """Who has enrolled is not visited; the history keeps that the notice reached nobody."""
+    overdue.tell(started(), unreached(reason="unknown"))
+    assert overdue.names() == ["lead_resolved enrolled"]
+    assert overdue.rows(tables.visit) == []
+    assert [row.action for row in overdue.rows(tables.lead_history)][-1] == "notice_unreached"
+
+
+def test_a_notice_of_an_earlier_episode_asks_for_no_visit(overdue: Matching) -> None:
+    """The next episode has a notice of its own."""
+    overdue.tell(started(), cancelled(), unreached(episode=1))
+    assert overdue.rows(tables.visit) == []
+    overdue.tell(unreached(episode=2, notice_id="notice-2"))
+    assert [row.notice_id for row in overdue.rows(tables.visit)] == ["notice-2"]
+
+
 # -- what officials do -------------------------------------------------------------------------------------
 
 
@@ -608,6 +624,51 @@ def test_a_note_changes_nothing_but_the_history(overdue: Matching) -> None:
     assert overdue.heard() == []
     note = overdue.rows(tables.lead_history)[-1]
     assert (note.action, note.actor, note.details) == ("note", "official", {"reason": "已电话联系"})
+
+
+def test_an_action_leaves_one_line_and_one_audit_row(overdue: Matching) -> None:
+    """With its author and his words in the history, and no words in the audit or in an event."""
+    overdue.act("pause", "等待核实")
+    overdue.act("resume", "核实完毕")
+    overdue.act("resolve", "无雇工", end="no_obligation")
+    overdue.act("reopen", "发现用工")
+    lines = overdue.rows(tables.lead_history)[1:]
+    assert [(row.action, row.actor, row.details["reason"]) for row in lines] == [
+        ("held", "official", "等待核实"),
+        ("released", "official", "核实完毕"),
+        ("resolved", "official", "无雇工"),
+        ("opened", "official", "发现用工"),
+    ]
+    audit = overdue.rows(tables.PLUMBING.audit)[1:]
+    assert [row.action for row in audit] == ["lead.held", "lead.released", "lead.resolved", "lead.opened"]
+    written = str([event.model_dump() for event in overdue.heard()] + [row.details for row in audit])
+    assert not any(row.details["reason"] in written for row in lines)
+
+
+def test_numbers_of_people_are_masked_before_words_are_kept(overdue: Matching) -> None:
+    """Neither lead nor history holds an ID number or a mobile number, however it was written."""
+    words = "法人 371082 19850315 0023，电话１３８００１３８０００"
+    overdue.act("note", words)
+    overdue.act("resolve", words, end="no_obligation")
+    kept = "法人 371082********0023，电话138****8000"
+    assert overdue.case().lead.end_reason == kept  # type: ignore[union-attr]
+    assert [row.details["reason"] for row in overdue.rows(tables.lead_history)[1:]] == [kept, kept]
+
+
+def test_a_pause_outlasts_an_end_that_the_data_made(overdue: Matching) -> None:
+    """Enrolled by mistake and cancelled: the next episode is still paused, until the official resumes it."""
+    overdue.act("pause")
+    overdue.tell(started())
+    with pytest.raises(Problem) as refused:
+        overdue.act("resume")
+    assert refused.value.code == "lead_not_paused"
+    assert overdue.case().lead.state == "ended"  # type: ignore[union-attr]
+    overdue.tell(cancelled())
+    *_, opened = overdue.heard()
+    assert isinstance(opened, LeadOpened)
+    assert (opened.episode, opened.held) == (2, ["paused"])
+    overdue.act("resume")
+    assert overdue.case().lead.state == "open"  # type: ignore[union-attr]
 
 
 def test_a_lead_of_another_town_is_not_there(overdue: Matching) -> None:

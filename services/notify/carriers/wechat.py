@@ -15,20 +15,17 @@ import httpx
 
 from services.notify.carriers import (
     Accepted,
-    Capabilities,
     ErrorClass,
     NotSent,
     Refused,
     Submission,
     Unknown,
 )
+from services.notify.carriers.yunmas import CONNECT_SHARE
 from shared.clock import Clock
 
 RENEW_BEFORE_S: Final = 300
 """So long before its end a token is looked up again; WeChat itself begins to give out the next one then."""
-
-CONNECTING: Final = 0.6
-"""Share of the whole time-out within which the message has begun to leave, its token included, or never does."""
 
 STALE_TOKEN: Final = frozenset({"40001", "40014", "42001"})
 REPEATED_TOKEN_PAUSE_S: Final = 30
@@ -171,8 +168,6 @@ class Wechat:
     others by its openid alone.
     """
 
-    capabilities = Capabilities(name="wechat", receipts="push", correlates_by_mobile=True)
-
     def __init__(self, account: WechatAccount, client: httpx.AsyncClient, clock: Clock) -> None:
         self._account = account
         self._client = client
@@ -209,14 +204,14 @@ class Wechat:
         if left <= 0:
             return NotSent("no time left after looking for a token"), ""
         address = f"{self._url}/message/template/send"
-        answer = await self._post(address, body, connect=left, whole=left / CONNECTING, token=token)
+        answer = await self._post(address, body, connect=left, whole=left / CONNECT_SHARE, token=token)
         if isinstance(answer, httpx.Response):
             return read_answer(answer.status_code, answer.content), token
         return answer, token
 
     def _left(self, begun: float) -> float:
-        """The seconds within which a message still has to begin to leave."""
-        return CONNECTING * self._account.timeout_s - (self._clock.monotonic() - begun)
+        """The seconds within which a message still has to begin to leave, its token included."""
+        return CONNECT_SHARE * self._account.timeout_s - (self._clock.monotonic() - begun)
 
     async def _look_up(self, begun: float, stale: str) -> str | Submission:
         """The token that is in force, not `stale`; or why there is none."""
