@@ -14,6 +14,7 @@ from services.matching.work import MatchingWork
 from shared.calendar import Calendar
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
+from shared.events.notify import NoticeHandedOver, NoticeUnreached
 from shared.events.registry import (
     DataComplete,
     ParticipationCancelled,
@@ -59,6 +60,7 @@ unit_facts = st.fixed_dictionaries(
         "status": st.sampled_from(["active", "active", "suspended"]),
         "code_confirmed": st.booleans(),
         "unit_name": st.sampled_from(["甲公司", "乙公司"]),
+        "origin": st.sampled_from(["single", "single", "batch"]),
     }
 )
 DAYS = (date(2026, 1, 20), date(2026, 2, 9), date(2026, 2, 12), date(2026, 2, 20))
@@ -74,16 +76,22 @@ participations = st.builds(
 """A participation is the same each time it is spoken of."""
 
 notices = st.builds(
-    lambda uscc, number, episode: {
+    lambda uscc, number, episode, stage, day: {
         "uscc": uscc,
         "lead_id": f"R01-{uscc}",
         "notice_id": f"notice-{number}",
         "episode": episode,
+        "stage": stage,
+        "at": at(day),
     },
     usccs,
     numbers,
     st.integers(1, 2),
+    st.sampled_from(["reminder", "reminder", "second_reminder", "correction"]),
+    st.sampled_from(["2026-01-05", "2026-02-10"]),
 )
+"""The wait after a notice of January is over, so that whatever comes next takes the step."""
+
 year_2026 = CALENDAR.years[2026]
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(lambda facts: registered(**facts), unit_facts),
@@ -170,6 +178,22 @@ def _only_the_earliest_start(work: MatchingWork, received: Sequence[Received[Par
     handlers.take_started(work, sorted(received, key=lambda item: item.event.started_on))
 
 
+def _last_hand_over_first(work: MatchingWork, received: Sequence[Received[NoticeHandedOver]]) -> None:
+    handlers.follow_notices(work, received[::-1])
+
+
+def _a_visit_for_each_message(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
+    for item in received if len(received) > 1 else []:
+        case = work.cases([item.event.uscc])[item.event.uscc]
+        assert case.lead
+        town, about = "寻山街道", item.event
+        work.ask_for_visit(
+            case.lead, item.cause, town=town, reason=about.reason, episode=1, notice_id=about.notice_id
+        )
+        work.save({})
+    handlers.follow_notices(work, received)
+
+
 LEADING = [
     calendar(2026, year_2026.holidays, year_2026.makeup_days),
     *(DataComplete(dataset="participations", through=date(2026, 2, 9)) for _ in USCCS),
@@ -202,6 +226,16 @@ LEADING = [
             _only_the_earliest_start,
             [*LEADING, started(1, started_on=date(2026, 2, 9)), started(2, started_on=date(2026, 1, 20))],
         ),
+        (
+            NoticeHandedOver,
+            _last_hand_over_first,
+            [
+                *LEADING,
+                handed_over(notice_id="a", at=at("2026-02-10")),
+                handed_over(notice_id="b", at=at("2026-02-12")),
+            ],
+        ),
+        (NoticeUnreached, _a_visit_for_each_message, [*LEADING, unreached(), unreached()]),
     ],
 )
 def test_a_handler_that_folds_wrongly_is_caught(
