@@ -272,7 +272,7 @@ def test_a_refused_token_is_a_fault_of_the_account(code: int, error: ErrorClass)
     """Every other message would meet it too."""
     [outcome] = play(Tencent(TAKEN, tokens=[refused(code)]))
     assert isinstance(outcome, Refused)
-    assert (str(code), error, True) == (outcome.code, outcome.error, outcome.error.of_account)
+    assert (str(code), error) == (outcome.code, outcome.error)
 
 
 def test_a_message_begins_to_leave_early_or_not_at_all() -> None:
