@@ -20,6 +20,7 @@ MAX_LINE: Final = 16 * 1024
 MAX_TITLES: Final = 10
 """The headings are among so many first lines."""
 _DELIMITERS: Final = (",", "\t")
+_TOTALS: Final = ("合计", "总计", "小计")
 _BOM: Final = b"\xef\xbb\xbf"
 # Two-byte UTF-8, which Chinese files hold next to nothing of; bytes of GBK are often such by chance.
 _FOREIGN = re.compile("[\u0080-\u00b6\u00b8-\u00d6\u00d8-\u07ff]")
@@ -212,7 +213,7 @@ def _row(line: Line, layout: Layout) -> Row:
             f"本行有 {found} 列，表头有 {expected} 列，请检查多余或缺少的分隔符",
             f"the row has {found} columns, the headings {expected}; look for a delimiter too many or too few",
         )
-    if any(word(cell) in ("合计", "总计", "小计") for cell in cells):
+    if word(next(filter(str.strip, cells))).startswith(_TOTALS):
         trouble = Trouble(
             "total_row",
             "合计行不是数据，请从文件中删除",
