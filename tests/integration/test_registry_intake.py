@@ -4,12 +4,14 @@ import csv
 import io
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from services.registry.intake.apply import apply_piece
 from shared.identifiers import id_check_char
 from tests.integration.test_registry_last_look import item as question
 from tests.support.registry import (
@@ -456,6 +458,19 @@ def test_a_piece_that_fails_leaves_nothing_of_itself(registry: Registry) -> None
     registry.take_in()
     assert counts(registry.batch(sent)) == ("applied", 30, 0, 0)
     assert len(told(registry, "participation_started")) == 30
+
+
+def test_a_piece_that_was_applied_already_is_passed_over(registry: Registry) -> None:
+    """As when two instances had read it at once."""
+    sent = registry.send(file(*many(250)))
+    registry.take_in(1)
+    intake = registry._duty("intake").step.__self__
+    piece = intake._piece(registry.run(lambda work: work.store.batch(sent.json()["id"])))
+    for _ in range(2):
+        registry.run(partial(apply_piece, piece=piece))
+        assert registry.batch(sent)["done"] == 200
+    registry.take_in()
+    assert counts(registry.batch(sent)) == ("applied", 250, 0, 0)
 
 
 def test_a_lost_or_shortened_file_completes_nothing(registry: Registry, tmp_path: Path) -> None:

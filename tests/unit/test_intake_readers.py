@@ -82,7 +82,9 @@ def test_a_line_in_another_encoding_is_refused_never_misread() -> None:
     """A GBK line in a UTF-8 file, and the opposite; the other rows stand."""
     content = text(ROW, ROW).encode() + f"{ROW}\n".encode("gbk") + f"{ROW}\n".encode()
     assert troubles(read(content)[1]) == [(2, None), (3, None), (4, "other_encoding"), (5, None)]
-    content = text(ROW, ROW).encode("gbk") + f"{ROW}\n".encode() + f"{ROW}\n".encode("gbk")
+    # With an even number of characters in each cell, UTF-8 reads as GBK without an error, and all wrong.
+    even = ROW.replace("王示例", "王示")
+    content = text(ROW, ROW).encode("gbk") + f"{even}\n".encode() + f"{ROW}\n".encode("gbk")
     assert troubles(read(content)[1]) == [(2, None), (3, None), (4, "other_encoding"), (5, None)]
 
 
@@ -188,6 +190,16 @@ def test_lines_end_where_they_say_however_the_bytes_come(content: bytes, size: i
     for line in found:
         behind = list(lines([content[line.end :]], number=line.number, offset=line.end))
         assert behind == found[line.number :]
+
+
+def test_a_line_that_is_too_long_ends_where_it_ends() -> None:
+    """However much of it was dropped, the next one begins behind it."""
+    content = b"x" * 3 * MAX_LINE + b"\ny\n"
+    found = list(lines(content[at : at + 10_000] for at in range(0, len(content), 10_000)))
+    assert [(len(line.raw), line.end) for line in found] == [
+        (MAX_LINE + 1, 3 * MAX_LINE + 1),
+        (1, 3 * MAX_LINE + 3),
+    ]
 
 
 def test_bytes_without_a_line_break_take_no_memory() -> None:
