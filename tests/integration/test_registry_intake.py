@@ -370,8 +370,8 @@ def test_a_rejected_participation_holds_its_unit_until_it_is_settled(registry: R
     ],
 )
 def test_the_corrected_row_settles(registry: Registry, bad: str, settles: bool) -> None:
-    """In a later batch, for the same unit and the same number or name."""
-    taken_in(registry, file(bad, row(insurance="失业", id_number=OTHER_ID_NUMBER, name="赵示例")))
+    """In a later batch, for the same unit and the same number or name; whatever the pieces of its own are."""
+    taken_in(registry, file(bad, row(insurance="失业"), row(id_number=OTHER_ID_NUMBER, name="赵示例")))
     assert told(registry, "intake_settled") == []
     taken_in(registry, file(row()))
     assert len(told(registry, "intake_settled")) == settles
