@@ -230,7 +230,8 @@ class Case:
 
     `enrolled_from` is the earliest start of a participation that leaves the rule without ground; it may lie
     in the future. `frozen`: messages about the unit are parked, so its facts may be out of date.
-    `exempt_through` is the last day of an exemption, past or not.
+    `exempt_through` is the last day of an exemption, past or not. `disputed`: registry could not take in a
+    row that may say that the unit insures somebody.
     """
 
     uscc: str
@@ -240,6 +241,7 @@ class Case:
     enrolled_from: date | None = None
     frozen: bool = False
     exempt_through: date | None = None
+    disputed: bool = False
     told: tuple[object, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -400,8 +402,8 @@ def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
 def _standing(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> tuple[ClockState, str | None]:
     """Where a clock stands that nothing stops, and why it is held."""
     assert clock.deadline is not None  # noqa: S101 - a clock without a date is stopped
-    if case.frozen:
-        return ClockState.HELD, Hold.PARKED
+    if case.frozen or case.disputed:
+        return ClockState.HELD, Hold.PARKED if case.frozen else Hold.DISPUTED
     if unit.status == _SUSPENDED:
         return ClockState.SUSPENDED, None
     if today(about.now) <= clock.deadline:
@@ -492,7 +494,7 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
 
 
 def _by_hand(lead: Lead) -> list[str]:
-    return [reason for reason in lead.held if reason in (Hold.PAUSED, Hold.DISPUTED)]
+    return [reason for reason in lead.held if reason == Hold.PAUSED]
 
 
 def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
@@ -500,6 +502,7 @@ def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
         (not unit.code_confirmed, Hold.CODE),
         (unit.status == _SUSPENDED, Hold.SUSPENDED),
         (case.frozen, Hold.PARKED),
+        (case.disputed, Hold.DISPUTED),
     ]
     return sorted([*by_hand, *(reason.value for applies, reason in reasons if applies)])
 

@@ -53,11 +53,23 @@ class Store:
                 )
             )
         }
+        disputed = set(
+            self._db.scalars(sa.select(t.disputed_row.c.uscc).where(t.disputed_row.c.uscc.in_(usccs)))
+        )
         cases = {}
         for uscc in usccs:
             unit, clock, lead = units.get(uscc), clocks.get(uscc), leads.get(uscc)
             self._loaded[uscc] = (unit, clock and replace(clock), lead and replace(lead))
-            cases[uscc] = Case(uscc, unit, clock, lead, starts.get(uscc), uscc in frozen, exempt.get(uscc))
+            cases[uscc] = Case(
+                uscc,
+                unit,
+                clock,
+                lead,
+                enrolled_from=starts.get(uscc),
+                frozen=uscc in frozen,
+                exempt_through=exempt.get(uscc),
+                disputed=uscc in disputed,
+            )
         return cases
 
     def save(self, cases: Iterable[Case]) -> None:
@@ -221,6 +233,17 @@ class Store:
     def thaw(self, subject: str) -> None:
         """Notes that no message about a key is parked any more."""
         self._db.execute(sa.delete(t.frozen_key).where(t.frozen_key.c.subject == subject))
+
+    def dispute(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Notes rows that hold their unit."""
+        insert_new(self._db, t.disputed_row, list(rows), key=["uscc", "batch_id", "row"])
+
+    def settle(self, uscc: str, batch_id: str, row: int) -> bool:
+        """Notes that a row holds its unit no more; whether another one still does."""
+        of_unit = t.disputed_row.c.uscc == uscc
+        this = (of_unit, t.disputed_row.c.batch_id == batch_id, t.disputed_row.c.row == row)
+        self._db.execute(sa.delete(t.disputed_row).where(*this))
+        return bool(self._db.scalar(sa.select(sa.exists().where(of_unit))))
 
     # -- visits ------------------------------------------------------------------------------------
 

@@ -26,9 +26,11 @@ from tests.support.matching import (
     changed,
     closed,
     delivered,
+    disputed,
     ended,
     handed_over,
     registered,
+    settled,
     started,
     unreached,
     withdrawn,
@@ -484,6 +486,36 @@ def _mend(matching: Matching, event: object) -> None:
     assert asyncio.run(matching.world.consumer.redrive("registry", USCC)) == 1
 
 
+# -- rows in dispute -------------------------------------------------------------------------------------
+
+
+def test_a_disputed_row_holds_the_clock_until_the_last_is_settled(matching: Matching) -> None:
+    """It may say that the unit insures somebody; also where the row came before the unit. Told twice is once."""
+    matching.tell(disputed(2), disputed(2), disputed(3), registered())
+    assert state(matching) == ("held", "disputed")
+    matching.live_to("2026-02-12")
+    matching.tell(settled(2))
+    assert (state(matching), matching.names()) == (("held", "disputed"), [])
+    matching.tell(settled(3))
+    assert matching.names() == ["lead_opened 1"]
+
+
+def test_a_disputed_row_holds_an_open_lead(overdue: Matching) -> None:
+    """Its messages are kept back; a pause of an official's outlasts the dispute."""
+    overdue.tell(disputed(2))
+    assert overdue.names() == ["lead_held disputed"]
+    overdue.act("pause")
+    overdue.tell(settled(2))
+    assert overdue.names() == ["lead_held paused", "lead_released disputed"]
+    assert overdue.case().lead.held == ["paused"]  # type: ignore[union-attr]
+
+
+def test_an_enrolment_stops_the_clock_of_a_disputed_unit(matching: Matching) -> None:
+    """One good row is enough."""
+    matching.tell(registered(), disputed(2), started(started_on=date(2026, 1, 12)))
+    assert state(matching) == ("stopped", "enrolled")
+
+
 # -- notices -----------------------------------------------------------------------------------------------
 
 
@@ -537,7 +569,10 @@ def test_a_notice_of_an_earlier_episode_asks_for_no_visit(overdue: Matching) -> 
     overdue.tell(started(), cancelled(), unreached(episode=1))
     assert [visit.state for visit in overdue.rows(tables.visit)] == ["cancelled"]
     overdue.tell(unreached(episode=2, notice_id="notice-2"))
-    assert [row.notice_id for row in overdue.rows(tables.visit)] == ["notice-2"]
+    assert [(v.notice_id, v.state) for v in overdue.rows(tables.visit)] == [
+        ("notice-1", "cancelled"),
+        ("notice-2", "open"),
+    ]
 
 
 # -- what officials do -------------------------------------------------------------------------------------

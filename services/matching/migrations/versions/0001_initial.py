@@ -122,6 +122,14 @@ def upgrade() -> None:
         comment="per partition of the bus: everything up to this day has been taken in",
     )
     op.create_table(
+        "disputed_row",
+        sa.Column("uscc", sa.String(length=18), nullable=False),
+        sa.Column("batch_id", sa.String(length=64), nullable=False),
+        sa.Column("row", sa.Integer(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("uscc", "batch_id", "row"),
+        comment="rows that registry could not take in and that may say that the unit insures somebody",
+    )
+    op.create_table(
         "event_log",
         sa.Column(
             "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False
