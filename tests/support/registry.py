@@ -112,7 +112,7 @@ class Registry:
             return self._duty(name).next_due(db, self.clock.now())
 
     def _duty(self, name: str) -> Any:
-        return next(duty for duty in self.service._duties if duty.name == name)
+        return next(duty for duty in self.service.duties if duty.name == name)
 
     def send(
         self, content: bytes, dataset: str = "participations", *, department: str = "HRSS", query: str = ""
