@@ -1,7 +1,8 @@
 """The strict route: address, content type and body are checked before the framework sees them."""
 
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -14,10 +15,13 @@ from shared.errors import FieldError, Problem, unprocessable
 from shared.http.access import Access, charge
 from shared.http.bodies import MAX_BODY, bad_text, parse_json, read_body
 from shared.http.fields import BAD_IN_LINE
-from shared.http.problems import pointer
+from shared.http.problems import MAX_ERRORS, pointer
 
 T = TypeVar("T")
 E = TypeVar("E")
+
+MAX_PARAMETERS: Final = 50
+"""An address with more query parameters is refused unread."""
 
 
 class _ReadRequest(Request):
@@ -120,9 +124,16 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
 
 
 def _check_address(request: Request, declared: frozenset[str]) -> None:
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise Problem(
+            422,
+            "too_many_parameters",
+            zh=f"查询参数最多 {MAX_PARAMETERS} 个",
+            en=f"give at most {MAX_PARAMETERS} query parameters",
+        )
+    times = Counter(name for name, _ in request.query_params.multi_items())
     errors: list[FieldError] = []
-    for name in request.query_params:
-        values = request.query_params.getlist(name)
+    for name, value in request.query_params.items():
         where = pointer(("query", name))
         if name not in declared:
             allowed = ", ".join(sorted(declared)) or "-"
@@ -134,11 +145,11 @@ def _check_address(request: Request, declared: frozenset[str]) -> None:
                     f"unknown query parameter; known are: {allowed}",
                 )
             )
-        elif len(values) > 1:
+        elif times[name] > 1:
             errors.append(
                 FieldError(where, "repeated_parameter", "查询参数只能出现一次", "give the parameter once")
             )
-        elif BAD_IN_LINE.search(values[0]):
+        elif BAD_IN_LINE.search(value):
             errors.append(bad_text(where))
     errors += [
         bad_text(pointer(("path", name)))
@@ -146,7 +157,7 @@ def _check_address(request: Request, declared: frozenset[str]) -> None:
         if isinstance(value, str) and BAD_IN_LINE.search(value)
     ]
     if errors:
-        raise unprocessable(errors)
+        raise unprocessable(errors[:MAX_ERRORS])
 
 
 def _check_content_type(request: Request, *, absent_is_fine: bool) -> None:

@@ -425,6 +425,16 @@ def test_addresses_are_checked_too(bench: Bench) -> None:
     assert wrong.headers["allow"]
 
 
+def test_an_address_of_thousands_of_parameters_is_not_looked_at(bench: Bench) -> None:
+    """Up to fifty are answered one by one, each name once; more are refused at once, however long."""
+    fifty = "&".join(f"x{n}=1" for n in range(50))
+    refused(
+        bench.send("GET", f"/v1/things?{fifty}"), 422, "invalid_fields", *(f"/query/x{n}" for n in range(50))
+    )
+    refused(bench.send("GET", "/v1/things?" + "x=1&" * 30), 422, "invalid_fields", "/query/x")
+    refused(bench.send("GET", "/v1/things?" + "x=1&" * 50 + "y=1"), 422, "too_many_parameters")
+
+
 def test_an_operation_without_a_body_refuses_one(bench: Bench) -> None:
     """Nothing, or an empty object, is fine; anything else was meant for another operation."""
     assert bench.send("POST", "/v1/things/1/close").status_code == 201
