@@ -23,7 +23,7 @@ from services.registry.domain import (
     UnitKind,
     UnitStatus,
 )
-from shared.http import Body, Choice, Day, Many, Text, Whole, refuse
+from shared.http import Body, Choice, Day, Listing, Many, Text, Whole, refuse
 from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
 from shared.privacy import mask_id_number, mask_mobile, mask_name
 
@@ -86,7 +86,7 @@ class ContactIn(Body):
         return Contact(self.role, self.name, self.mobile)
 
 
-Contacts = Annotated[Many[ContactIn], Field(max_length=20)]
+Contacts = Annotated[Many[ContactIn], Listing(20)]
 
 
 class UnitRowIn(Body):
@@ -205,8 +205,8 @@ class CompleteIn(Body):
 class YearIn(Body):
     """A year of the working-day calendar: days off that the notice names, weekend days worked, the notice."""
 
-    holidays: Annotated[Many[Day], Field(max_length=366)]
-    makeup_days: Annotated[Many[Day], Field(max_length=366)]
+    holidays: Annotated[Many[Day], Listing(366)]
+    makeup_days: Annotated[Many[Day], Listing(366)]
     source: Annotated[str, Text(200)]
 
 
@@ -219,9 +219,9 @@ class SubjectIn(Body):
 class VoidIn(Body):
     """Participations that leave a message without ground: any or all of these insurances, in these forms."""
 
-    insurances: Annotated[Many[Choice[Insurance]], Field(min_length=1)]
+    insurances: Annotated[Many[Choice[Insurance]], Listing(len(Insurance)), Field(min_length=1)]
     mode: Literal["any", "all"] = "any"
-    forms: Annotated[Many[Choice[Form]], Field(min_length=1)]
+    forms: Annotated[Many[Choice[Form]], Listing(len(Form)), Field(min_length=1)]
 
 
 class FactsIn(Body):
@@ -249,7 +249,7 @@ class QuestionIn(Body):
 class LastLookIn(Body):
     """What is about to leave."""
 
-    items: Annotated[Many[QuestionIn], Field(max_length=1000)]
+    items: Annotated[Many[QuestionIn], Listing(1000)]
 
 
 # -- what goes out ---------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -69,3 +70,34 @@ def test_routes_ask_for_scopes_that_exist(suite: Suite) -> None:
     }
     assert "progress:read" in asked
     assert asked <= SCOPES
+
+
+def test_every_list_that_a_body_may_hold_has_a_greatest_length(suite: Suite) -> None:
+    """Without one, a body of wrong items keeps the process busy for seconds."""
+    bodies = []
+    for app in (*(service.app for service in suite.services.values()), suite.sandbox):
+        contract = app.openapi()
+        schemas = contract["components"]["schemas"]
+        asked = [
+            operation["requestBody"]
+            for path in contract["paths"].values()
+            for operation in path.values()
+            if "requestBody" in operation
+        ]
+        bodies += [part for body in asked for part in _parts(body, schemas)]
+    lists = [part for part in bodies if part.get("type") == "array"]
+    assert len(lists) >= 8
+    assert [part for part in lists if "maxItems" not in part] == []
+
+
+def _parts(value: Any, schemas: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every object inside a schema, references followed."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _parts(inner, schemas)
+    elif isinstance(value, dict):
+        yield value
+        if "$ref" in value:
+            yield from _parts(schemas[value["$ref"].rpartition("/")[2]], schemas)
+        for inner in value.values():
+            yield from _parts(inner, schemas)

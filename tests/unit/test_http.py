@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 
 from shared.auth import LocalIssuer, Verifier
 from shared.clock import FrozenClock
@@ -27,6 +27,7 @@ from shared.http import (
     Day,
     Flag,
     Limit,
+    Listing,
     Many,
     Moment,
     Page,
@@ -364,8 +365,44 @@ def test_a_plain_annotation_converts_nothing() -> None:
 
 def test_a_thousand_wrong_fields_make_a_short_answer(bench: Bench) -> None:
     """The list of errors is bounded."""
-    response = bench.post(json.dumps({f"x{n}": n for n in range(1000)}))
+    response = bench.post(json.dumps({f"x{n}": n for n in range(200)}))
     assert len(response.json()["errors"]) == 50
+
+
+def test_an_object_of_thousands_of_keys_is_refused_as_one(bench: Bench) -> None:
+    """Before a schema names each of them, at any depth."""
+    many = {f"x{n}": n for n in range(201)}
+    for body, where in ((many, ""), ({"name": "a", "contacts": [many]}, "/contacts/0")):
+        errors = refused(bench.post(json.dumps(body)), 422, "invalid_fields", where)["errors"]
+        assert errors[0]["code"] == "too_many_keys"
+
+
+def test_a_long_list_is_refused_before_its_items() -> None:
+    """No validator sees an item of a list that is too long; the first wrong item of a short one ends it."""
+    looked_at: list[str] = []
+
+    def look(text: str) -> str:
+        looked_at.append(text)
+        raise refuse("wrong", zh="不对", en="wrong")
+
+    item = Annotated[str, AfterValidator(look)]
+
+    class Lists(Body):
+        """One with the usual length and one with its own, which may hold nothing but wrong items."""
+
+        usual: Many[item] = ()  # type: ignore[valid-type]
+        short: Annotated[Many[item], Listing(3)] = ()  # type: ignore[valid-type]
+
+    def faults(**lists: list[str]) -> list[str]:
+        with pytest.raises(ValidationError) as refused:
+            Lists.model_validate(lists)
+        return [error["type"] for error in refused.value.errors()]
+
+    assert faults(usual=["x"] * 240_000) == ["too_many"]
+    assert faults(short=["x"] * 4) == ["too_many"]
+    assert looked_at == []
+    assert faults(usual=["x"] * 1000, short=["x"] * 3) == ["wrong", "wrong"]
+    assert looked_at == ["x", "x"]
 
 
 @pytest.mark.parametrize(
