@@ -113,9 +113,7 @@ class Listing:
 
     def _check(self, value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) > self.limit:
-            raise refuse(
-                "too_many", zh=f"最多 {self.limit} 项", en=f"at most {self.limit} items are allowed"
-            )
+            raise refuse("too_many", zh=f"最多 {self.limit} 项", en=f"at most {self.limit} items are allowed")
         return value
 
 

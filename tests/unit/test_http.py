@@ -176,6 +176,10 @@ def routes() -> APIRouter:
     async def look(thing: Thing) -> dict[str, str]:
         return {"name": thing.name}
 
+    @router.put("/brake", dependencies=[access("units:write", whole_city=True)])
+    async def brake() -> dict[str, str]:
+        return {"state": "stopped"}
+
     @router.get("/health/live", dependencies=[public("probes")])
     async def live() -> dict[str, str]:
         return {"status": "ok"}
@@ -519,6 +523,15 @@ def test_access_is_asked_before_anything_is_read(bench: Bench) -> None:
     assert bench.send("GET", "/v1/health/live", headers={"Authorization": None}).status_code == 200
 
 
+def test_a_switch_of_the_whole_city_is_not_for_one_town(bench: Bench) -> None:
+    """Not for a token limited to a town, whatever its scopes are."""
+    assert bench.send("PUT", "/v1/brake").status_code == 200
+    for town in ("寻山街道", "x"):
+        token = bench.issuer.token("adm", town=town, scopes=["units:write"])
+        answer = bench.send("PUT", "/v1/brake", headers={"Authorization": f"Bearer {token}"})
+        refused(answer, 403, "outside_town")
+
+
 def test_every_route_without_a_rule_is_found() -> None:
     """Plain, included and mounted routes are listed when they state no rule, and only those."""
     app, inner = FastAPI(openapi_url=None), FastAPI()
@@ -565,6 +578,20 @@ def test_the_same_key_gives_the_stored_answer(bench: Bench) -> None:
         ("adm", "POST /v1/things"),
         ("adm", "POST /v1/things/{number}/close"),
     }
+
+
+def test_a_stored_answer_is_not_for_another_town(bench: Bench) -> None:
+    """Two tokens of one client with other limits may see other rows: the key is taken, the answer kept back."""
+
+    def close(**limits: str) -> httpx.Response:
+        token = bench.issuer.token("desk", scopes=["units:write"], **limits)
+        headers = {"Authorization": f"Bearer {token}", "idempotency-key": "k"}
+        return bench.send("POST", "/v1/things/1/close", headers=headers)
+
+    assert close(town="甲", department="ADM").status_code == 201
+    assert close(town="甲", department="ADM").headers["idempotency-replay"] == "true"
+    for other in ({"town": "乙", "department": "ADM"}, {"town": "甲", "department": "TAX"}, {}):
+        refused(close(**other), 422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é".encode("latin-1")])
