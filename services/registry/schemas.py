@@ -1,5 +1,7 @@
 """The HTTP contract of registry. What is shown of people is masked."""
 
+import re
+import unicodedata
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
@@ -40,6 +42,9 @@ _MOBILE_FAULTS = {
     MobileProblem.RANGE: ("不是手机号段", "is no number of a mobile network"),
     MobileProblem.THING: ("是物联网号段", "is a number for things, not for people"),
 }
+_NOT_IN_A_NAME = re.compile(
+    r"[【】]|http|www|\w(?<!\bco)[.。](?:[a-z]{2,}|中国|公司|网络)|\d{1,3}(?:\.\d{1,3}){3}", re.IGNORECASE
+)
 
 
 def _uscc(text: str) -> str:
@@ -60,12 +65,23 @@ def _mobile(text: str) -> str:
     return check.value
 
 
+def _registered_name(name: str) -> str:
+    if _NOT_IN_A_NAME.search(unicodedata.normalize("NFKC", name)):
+        raise refuse(
+            "suspicious_name",
+            zh="单位名称不得含有网址或【】，请按登记的名称填写",
+            en="a registered name holds no web address and no 【】; give it as it is registered",
+        )
+    return name
+
+
 Uscc = Annotated[str, AfterValidator(_uscc)]
 """A unified social credit code of the right length and alphabet; a wrong check character passes."""
 Mobile = Annotated[str, Text(32), AfterValidator(_mobile)]
 """A mobile number; +86 and blanks are taken away."""
-Name = Annotated[str, Text(200)]
-PersonName = Annotated[str, Text(100)]
+Name = Annotated[str, Text(200, name=True), AfterValidator(_registered_name)]
+"""A unit's registered name: no address of the net and no 【】, which would pass for another sender in a message."""
+PersonName = Annotated[str, Text(100, name=True)]
 Town = Annotated[str, Text(32)]
 Address = Annotated[str, Text(200)]
 Industry = Annotated[str, Field(pattern=r"^[A-T]([0-9]{2,4})?$")]
@@ -229,7 +245,7 @@ class FactsIn(Body):
 
     established_on: Day | None
     kind: Choice[UnitKind]
-    name: Name
+    name: Annotated[str, Field(max_length=200)]  # only compared: one odd name must not hold a whole look
     town: Town | None
     contact_version: Whole
 

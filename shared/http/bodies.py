@@ -160,6 +160,6 @@ def bad_text(where: str) -> FieldError:
     return FieldError(
         where,
         "bad_characters",
-        "含有 NUL 或不成对的代理字符，请删除",
-        "holds NUL or a lone surrogate; remove it",
+        "含有控制字符、不可见字符或不成对的代理字符，请删除",
+        "holds control characters, invisible ones or lone surrogates; remove them",
     )

@@ -14,7 +14,7 @@ from pydantic import (
 from shared.errors import FieldError, Problem, unprocessable
 from shared.http.access import Access, charge
 from shared.http.bodies import MAX_BODY, bad_text, parse_json, read_body
-from shared.http.fields import BAD_IN_LINE
+from shared.http.fields import bad_characters
 from shared.http.problems import MAX_ERRORS, pointer
 
 T = TypeVar("T")
@@ -149,12 +149,12 @@ def _check_address(request: Request, declared: frozenset[str]) -> None:
             errors.append(
                 FieldError(where, "repeated_parameter", "查询参数只能出现一次", "give the parameter once")
             )
-        elif BAD_IN_LINE.search(value):
+        elif bad_characters(value):
             errors.append(bad_text(where))
     errors += [
         bad_text(pointer(("path", name)))
         for name, value in request.path_params.items()
-        if isinstance(value, str) and BAD_IN_LINE.search(value)
+        if isinstance(value, str) and bad_characters(value)
     ]
     if errors:
         raise unprocessable(errors[:MAX_ERRORS])

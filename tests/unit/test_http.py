@@ -354,6 +354,45 @@ def test_a_wrong_value_names_its_field_and_is_not_echoed(
     assert bench.core.runs == []
 
 
+@pytest.mark.parametrize(
+    "char",
+    ["\u200b", "\u00ad", "\ufeff", "\u2066", "\U000e0041", "\ue000", "\uffff", "\u0378", "\U0002fffe"]
+    + ["\u115f", "\u1160", "\u3164", "\uffa0", "\x85", "\u2028", "\r"],
+)
+@pytest.mark.parametrize("field", ["name", "note"])
+def test_what_nobody_can_see_is_refused(bench: Bench, field: str, char: str) -> None:
+    """Format marks, private and unassigned characters, fillers: two texts that look alike are alike."""
+    body = {"name": "a", field: f"荣成{char}示例"}
+    errors = refused(bench.post(json.dumps(body)), 422, "invalid_fields", f"/{field}")["errors"]
+    assert errors[0]["code"] == "bad_characters"
+    if char != "\r":
+        refused(
+            bench.send("GET", "/v1/things", params={"town": f"a{char}b"}),
+            422,
+            "invalid_fields",
+            "/query/town",
+        )
+
+
+@pytest.mark.parametrize("name", ["示例\u3000公司", "𠮷野", "阿卜杜·热西提", "\U000323b0", "é", "A&B(荣成)"])
+def test_what_a_name_is_written_with_is_let_in(bench: Bench, name: str) -> None:
+    """Wide blanks, rare ideographs (also those newer than this Python), points, accents."""
+    assert bench.post(json.dumps({"name": name})).status_code == 201
+
+
+def test_a_name_holds_a_letter_or_a_digit() -> None:
+    """Of any script; dashes, points and pictures alone name nobody."""
+
+    class Named(Body):
+        name: Annotated[str, Text(20, name=True)]
+
+    for good in ("张", "5", "𠮷", "-é-", "٣", "Ⅳ"):
+        assert Named(name=good).name == good
+    for bad in ("-", "···", "。", "😀", "\u0301"):
+        with pytest.raises(ValidationError, match="letter or digit"):
+            Named(name=bad)
+
+
 def test_a_validator_of_a_schema_speaks_both_languages(bench: Bench) -> None:
     """`refuse` in a schema's own validator arrives with its code and words."""
     errors = refused(bench.post('{"name":"a","count":7}'), 422, "invalid_fields", "")["errors"]
