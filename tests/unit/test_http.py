@@ -159,7 +159,9 @@ def routes() -> APIRouter:
         return await answer(request, boom, thing, respond)
 
     @router.get("/things", dependencies=read)
-    async def find(town: str | None = None, limit: Limit = 2, cursor: Cursor = None) -> Page[View]:
+    async def find(
+        town: str | None = None, limit: Limit = 2, cursor: Cursor = None, sure: bool | None = None
+    ) -> Page[View]:
         after = decode_cursor(cursor, int)[0] if cursor else 0
         rows = [View(n=n) for n in range(after + 1, 6) if town is None][: limit + 1]
         return page(rows, limit, lambda view: (view.n,))
@@ -513,6 +515,27 @@ def test_an_address_of_thousands_of_parameters_is_not_looked_at(bench: Bench) ->
     )
     refused(bench.send("GET", "/v1/things?" + "x=1&" * 30), 422, "invalid_fields", "/query/x")
     refused(bench.send("GET", "/v1/things?" + "x=1&" * 50 + "y=1"), 422, "too_many_parameters")
+
+
+@pytest.mark.parametrize("number", ["1_0", "5.0", "+5", "%205", "5%20", "５", "0x5", "1e1", "", "true"])
+def test_a_number_in_an_address_is_digits(bench: Bench, number: str) -> None:
+    """In the query and in the path; what a lenient reader would take for a number is refused."""
+    answer = bench.send("GET", f"/v1/things?limit={number}")
+    errors = refused(answer, 422, "invalid_fields", "/query/limit")["errors"]
+    assert errors[0]["code"] == "not_a_whole_number"
+    if number:
+        refused(bench.send("POST", f"/v1/things/{number}/close"), 422, "invalid_fields", "/path/number")
+
+
+def test_a_flag_in_an_address_is_true_or_false(bench: Bench) -> None:
+    """Nothing else."""
+    for good in ("true", "false"):
+        assert bench.send("GET", f"/v1/things?sure={good}").status_code == 200
+    for bad in ("1", "0", "yes", "True", "on", "t", ""):
+        errors = refused(bench.send("GET", f"/v1/things?sure={bad}"), 422, "invalid_fields", "/query/sure")[
+            "errors"
+        ]
+        assert errors[0]["code"] == "not_a_flag"
 
 
 def test_an_operation_without_a_body_refuses_one(bench: Bench) -> None:
