@@ -488,6 +488,46 @@ def test_a_huge_body_is_not_kept(bench: Bench) -> None:
     assert sent < 1_000_000
 
 
+def test_a_connection_whose_body_is_not_wanted_is_closed(bench: Bench) -> None:
+    """A refusal before the body was read ends the connection; a body that was read leaves it open."""
+
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b"x" * 65536
+
+    def closes(response: httpx.Response, status: int) -> bool:
+        assert response.status_code == status
+        return response.headers.get("connection") == "close"
+
+    json_type = {"content-type": "application/json"}
+    nobody = {**json_type, "Authorization": None}
+    assert closes(bench.send("POST", "/v1/things", content=endless(), headers=json_type), 413)
+    assert closes(bench.send("POST", "/v1/things", content=endless(), headers=nobody), 401)
+    assert closes(bench.send("POST", "/v1/things", content=b"{}", headers=nobody), 401)
+    assert closes(bench.send("POST", "/v1/nothing", content=b"{}"), 404)
+    assert closes(bench.send("GET", "/v1/things", content=b"{}"), 200)
+    assert not closes(bench.post(b"{"), 400)
+    assert not closes(bench.post(b'{"name":"a"}'), 201)
+    assert not closes(bench.send("POST", "/v1/things/1/close"), 201)
+    assert not closes(bench.send("GET", "/v1/nothing"), 404)
+    outer = FastAPI(openapi_url=None)
+    install(outer, clock=bench.clock)
+    outer.mount("/registry", bench.app)
+    bench.app = outer
+    mounted = bench.send("POST", "/registry/v1/nothing", content=b"{}")
+    assert mounted.headers.get_list("connection") == ["close"]
+
+
+def test_a_body_of_two_lengths_is_refused(bench: Bench) -> None:
+    """Two readers could see two requests in it."""
+    body = b'{"name":"a"}'
+    both = {"transfer-encoding": "chunked", "content-length": str(len(body))}
+    answer = bench.post(body, **both)
+    refused(answer, 400, "ambiguous_length")
+    assert answer.headers["connection"] == "close"
+    assert bench.core.runs == []
+
+
 def test_addresses_are_checked_too(bench: Bench) -> None:
     """Unknown, repeated and impossible query parameters and path parameters are named."""
     refused(bench.send("GET", "/v1/things?twon=a"), 422, "invalid_fields", "/query/twon")
@@ -562,7 +602,7 @@ def test_the_correlation_id_is_taken_only_when_harmless(bench: Bench) -> None:
     """A good one goes through to the cause and back; another is replaced."""
     kept = bench.send("GET", "/v1/things/a", headers={"x-correlation-id": "order-7"})
     assert kept.headers["x-correlation-id"] == kept.json()["correlation"] == "order-7"
-    for bad in ("a b", "x" * 65, "<script>", ""):
+    for bad in ("a b", "x" * 65, "<script>", "", "13800138000", "tel:138-0013-8000", "371082198503150023"):
         fresh = bench.send("GET", "/v1/things/a", headers={"x-correlation-id": bad})
         assert fresh.headers["x-correlation-id"] == fresh.json()["correlation"] != bad
 
