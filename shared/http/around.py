@@ -22,6 +22,22 @@ log = structlog.get_logger(__name__)
 _CORRELATION = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 
+class _Coming:
+    """The body of a request on its way: how its length is stated, and whether more of it will come."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        stated = [v for name, v in scope["headers"] if name in {b"content-length", b"transfer-encoding"}]
+        self.is_ambiguous = len(stated) > 1
+        self.is_coming = any(length.strip(b"0") for length in stated)
+        self._receive = receive
+
+    async def receive(self) -> Message:
+        """The next message of the server."""
+        message = await self._receive()
+        self.is_coming = self.is_coming and bool(message.get("more_body"))
+        return message
+
+
 class _Envelope:
     """Gives every request its correlation id, counts it, and turns a crash into a 500 without words."""
 
@@ -39,15 +55,8 @@ class _Envelope:
         scope["correlation"] = current
         token = correlation.set(current)
         begun, status = self._clock.monotonic(), 0
-        lengths = [value for name, value in scope["headers"] if name == b"content-length"]
-        chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
-        coming = chunked or any(length.strip(b"0") for length in lengths)
-
-        async def received() -> Message:
-            nonlocal coming
-            message = await receive()
-            coming = coming and bool(message.get("more_body"))
-            return message
+        body = _Coming(scope, receive)
+        app = problem_response(_ambiguous()) if body.is_ambiguous else self._app
 
         async def stamped(message: Message) -> None:
             nonlocal status
@@ -56,16 +65,15 @@ class _Envelope:
                 extra = list(scope.get("state", {}).pop("rate_headers", ()))
                 if outer is None:
                     extra.append((b"x-correlation-id", current.encode()))
-                    if coming:  # else the server would read the rest, however long, to keep the connection
+                    if (
+                        body.is_coming
+                    ):  # else the server would read the rest, however long, to keep the connection
                         extra.append((b"connection", b"close"))
                 message = {**message, "headers": [*message.get("headers", ()), *extra]}
             await send(message)
 
         try:
-            if len(lengths) + chunked > 1:
-                await problem_response(_ambiguous())(scope, receive, stamped)
-            else:
-                await self._app(scope, received, stamped)
+            await app(scope, body.receive, stamped)
         except Exception as error:  # noqa: BLE001 - the last resort; its words may hold personal data
             frames = [f"{f.filename}:{f.lineno} {f.name}" for f in traceback.extract_tb(error.__traceback__)]
             kind, where = type(error).__name__, route_template(scope)

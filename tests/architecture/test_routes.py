@@ -106,6 +106,9 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
         "POST registry /v1/participations/{id}/end",
         "POST registry /v1/participations/{id}/cancel",
         "POST matching /v1/leads/{lead_id}/actions",
+        "POST matching /v1/visits/{visit_id}/result",
+        "POST matching /v1/exemptions",
+        "POST matching /v1/stock/release",
     }
 
 

@@ -37,8 +37,11 @@ def pointers(answer: Any) -> list[tuple[str, str]]:
         "示例t.cn/x",
         "ＷＷＷ．示例",
         "示例。com",
-    ]
-    + ["dwz．cn", "示例.中国", "1.2.3.4餐饮店", "---"],
+        "dwz．cn",
+        "示例.中国",
+        "1.2.3.4餐饮店",
+        "---",
+    ],
 )
 def test_a_unit_is_not_named_like_a_message(registry: Registry, name: str) -> None:
     """Names stand in texts to employers: addresses of the net and another sender's brackets are refused."""
