@@ -27,7 +27,8 @@ from services.registry.settings import RegistrySettings
 from services.targets.app import build as build_targets
 from services.targets.settings import TargetsSettings
 from shared.clock import ZONE, Clock
-from shared.http import Body, Moment, StrictRoute, install, public, refuse
+from shared.errors import FieldError, unprocessable
+from shared.http import LAST_YEAR, Body, Moment, StrictRoute, install, public, refuse
 from shared.messaging.bus import Bus
 from shared.messaging.in_process import InProcessBus
 from shared.service import Service
@@ -215,11 +216,23 @@ class Suite:
             async def move_the_clock(body: Jump) -> dict[str, Any]:
                 """Jumps forward; an instant that has passed already changes nothing."""
                 clock: Any = self.clock
-                clock.move_to(body.to or self.clock.now() + timedelta(days=body.advance_days or 0))
+                target = body.to or self.clock.now() + timedelta(days=body.advance_days or 0)
+                if target.astimezone(ZONE).year > LAST_YEAR:
+                    raise unprocessable([_too_late("/to" if body.to else "/advance_days")])
+                clock.move_to(target)
                 self.wake()
                 return {"now": self.clock.now()}
 
         return router
+
+
+def _too_late(where: str) -> FieldError:
+    return FieldError(
+        where,
+        "date_out_of_range",
+        f"时钟最晚到 {LAST_YEAR}-12-31，请选更早的时间",
+        f"the clock goes to {LAST_YEAR}-12-31 at most; choose an earlier time",
+    )
 
 
 def lock_folder(data_dir: Path) -> IO[str]:

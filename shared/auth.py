@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from joserfc import jwt
-from joserfc.errors import ClaimError, ExpiredTokenError, JoseError
+from joserfc.errors import ClaimError, ExpiredTokenError, InvalidPayloadError, JoseError
 from joserfc.jwk import ECKey
 
 from shared.clock import Clock
@@ -34,6 +34,8 @@ RELOAD_AGE_S = 300.0
 """Keys are read again after so long, so that one that was taken away stops counting."""
 """Unknown key ids make the key set load again at most this often, in seconds."""
 REMEMBERED_TOKENS = 1024
+LATEST: Final = 2**33
+"""Dates of a token lie between 1970 and this instant (year 2242), in seconds; others are a mistake."""
 
 log = structlog.get_logger(__name__)
 
@@ -158,6 +160,8 @@ class Verifier:
         key = self._key(_key_id(token))
         try:
             claims = jwt.decode(token, key, algorithms=[ALGORITHM]).claims
+        except (InvalidPayloadError, RecursionError) as error:
+            raise InvalidToken("claims") from error
         except (JoseError, ValueError, TypeError) as error:
             raise InvalidToken("signature") from error
         rules = jwt.JWTClaimsRegistry(
@@ -172,8 +176,10 @@ class Verifier:
             rules.validate(claims)
         except ExpiredTokenError as error:
             raise InvalidToken("expired") from error
-        except (ClaimError, ValueError, TypeError) as error:
+        except (ClaimError, ValueError, TypeError, RecursionError) as error:
             raise InvalidToken("claims") from error
+        if not all(0 <= claims.get(name, 0) <= LATEST for name in ("exp", "nbf", "iat")):
+            raise InvalidToken("claims")
         return claims
 
     def _key(self, kid: str) -> ECKey:
@@ -227,10 +233,15 @@ def _key_id(token: str) -> str:
 def _identity(claims: Mapping[str, Any]) -> Identity:
     client, scope = claims["sub"], claims.get("scope", "")
     department, town = claims.get("department"), claims.get("town")
-    words = (client, scope, "" if department is None else department, "" if town is None else town)
-    if not all(isinstance(word, str) for word in words) or not client or len(client) > 64:
+    names = [client, *(word for word in (department, town) if word is not None)]
+    if not isinstance(scope, str) or not all(_is_name(name) for name in names):
         raise InvalidToken("claims")
     return Identity(client, department, town, frozenset(scope.split()))
+
+
+def _is_name(word: Any) -> bool:
+    """Whether a word may stand in audit rows and statements: visible, no lone surrogate, not endless."""
+    return isinstance(word, str) and 0 < len(word) <= 64 and word.isprintable()
 
 
 class LocalIssuer:

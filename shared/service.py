@@ -365,6 +365,7 @@ class Redrive(Body):
 
 def _operations(*, demo: bool) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
+    operating = access("operations", whole_city=True)
     probe = public("probes of whoever runs the process; they show nothing of anybody")
 
     @router.get("/health/live", dependencies=[probe], tags=["operations"])
@@ -398,13 +399,13 @@ def _operations(*, demo: bool) -> APIRouter:
     async def contract(request: Request) -> dict[str, Any]:
         return request.app.openapi()  # type: ignore[no-any-return]
 
-    @router.get("/v1/parked", dependencies=[access("operations")], tags=["operations"])
+    @router.get("/v1/parked", dependencies=[operating], tags=["operations"])
     async def parked(request: Request) -> dict[str, Any]:
         """Keys with a message that failed for good, how many wait behind it, and why it failed."""
         core: Core[Any] = request.app.state.core
         return {"items": await core.read(lambda db: _parked_keys(db, core.plumbing.parked))}
 
-    @router.post("/v1/parked/redrive", dependencies=[access("operations")], tags=["operations"])
+    @router.post("/v1/parked/redrive", dependencies=[operating], tags=["operations"])
     async def redrive(
         body: Redrive, request: Request, who: Annotated[Caller, Depends(caller)]
     ) -> dict[str, Any]:

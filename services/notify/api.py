@@ -84,7 +84,7 @@ def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
         """How the brake stands."""
         return await _sending(core, tools)
 
-    @router.put("/sending", dependencies=[access("sending:write")])
+    @router.put("/sending", dependencies=[access("sending:write", whole_city=True)])
     async def put_sending(body: SendingIn, who: Who) -> SendingOut:
         """Turns the brake, at once."""
         item = ChangeSending(

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field
 
 from services.notify.domain import AttemptState, NoticeState, SendingState
-from shared.http import Body, Choice, Many, Whole, refuse
+from shared.http import Body, Choice, Listing, Many, Whole, refuse
 from shared.identifiers import check_mobile
 
 
@@ -25,7 +25,7 @@ class SendingIn(Body):
 
     state: Choice[SendingState]
     daily_cap: Annotated[Whole, Field(ge=0, le=10_000_000)] | None = None
-    allowlist: Annotated[Many[Mobile], Field(max_length=1000)] | None = None
+    allowlist: Annotated[Many[Mobile], Listing(1000)] | None = None
 
 
 class SendingOut(BaseModel):

@@ -330,7 +330,7 @@ async def datasets(room: Here) -> dict[str, list[DataSetOut]]:
 
 @router.put(
     "/v1/datasets/{id}/complete-through",
-    dependencies=[access("datasets:write")],
+    dependencies=[access("datasets:write", whole_city=True)],
     response_model=DataSetOut,
     tags=["datasets"],
 )
@@ -349,7 +349,10 @@ def _dataset_out(dataset: DataSet, through: date | None) -> DataSetOut:
 
 
 @router.put(
-    "/v1/calendar/{year}", dependencies=[access("calendar:write")], response_model=YearOut, tags=["calendar"]
+    "/v1/calendar/{year}",
+    dependencies=[access("calendar:write", whole_city=True)],
+    response_model=YearOut,
+    tags=["calendar"],
 )
 async def publish(year: YearNumber, body: YearIn, request: Request, who: Who) -> Response:
     """Imports a year of the working-day calendar, replacing what was known of it."""
@@ -519,7 +522,7 @@ class _LookRoute(StrictRoute):
 looks = APIRouter(route_class=_LookRoute)
 
 
-@looks.post("/v1/last-look", dependencies=[access("last-look")], tags=["last look"])
+@looks.post("/v1/last-look", dependencies=[access("last-look", whole_city=True)], tags=["last look"])
 async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
     """Says of each message that is about to leave whether it still may. Reads only."""
     questions = [item.question() for item in body.items]

@@ -1,5 +1,7 @@
 """The HTTP contract of registry. What is shown of people is masked."""
 
+import re
+import unicodedata
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
@@ -23,7 +25,7 @@ from services.registry.domain import (
     UnitKind,
     UnitStatus,
 )
-from shared.http import Body, Choice, Day, Many, Text, Whole, refuse
+from shared.http import Body, Choice, Day, Listing, Many, Text, Whole, refuse
 from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
 from shared.privacy import mask_id_number, mask_mobile, mask_name
 
@@ -40,6 +42,9 @@ _MOBILE_FAULTS = {
     MobileProblem.RANGE: ("不是手机号段", "is no number of a mobile network"),
     MobileProblem.THING: ("是物联网号段", "is a number for things, not for people"),
 }
+_NOT_IN_A_NAME = re.compile(
+    r"[【】]|http|www|\w(?<!\bco)[.。](?:[a-z]{2,}|中国|公司|网络)|\d{1,3}(?:\.\d{1,3}){3}", re.IGNORECASE
+)
 
 
 def _uscc(text: str) -> str:
@@ -60,12 +65,23 @@ def _mobile(text: str) -> str:
     return check.value
 
 
+def _registered_name(name: str) -> str:
+    if _NOT_IN_A_NAME.search(unicodedata.normalize("NFKC", name)):
+        raise refuse(
+            "suspicious_name",
+            zh="单位名称不得含有网址或【】，请按登记的名称填写",
+            en="a registered name holds no web address and no 【】; give it as it is registered",
+        )
+    return name
+
+
 Uscc = Annotated[str, AfterValidator(_uscc)]
 """A unified social credit code of the right length and alphabet; a wrong check character passes."""
 Mobile = Annotated[str, Text(32), AfterValidator(_mobile)]
 """A mobile number; +86 and blanks are taken away."""
-Name = Annotated[str, Text(200)]
-PersonName = Annotated[str, Text(100)]
+Name = Annotated[str, Text(200, name=True), AfterValidator(_registered_name)]
+"""A unit's registered name: no address of the net and no 【】, which would pass for another sender in a message."""
+PersonName = Annotated[str, Text(100, name=True)]
 Town = Annotated[str, Text(32)]
 Address = Annotated[str, Text(200)]
 Industry = Annotated[str, Field(pattern=r"^[A-T]([0-9]{2,4})?$")]
@@ -86,7 +102,7 @@ class ContactIn(Body):
         return Contact(self.role, self.name, self.mobile)
 
 
-Contacts = Annotated[Many[ContactIn], Field(max_length=20)]
+Contacts = Annotated[Many[ContactIn], Listing(20)]
 
 
 class UnitRowIn(Body):
@@ -205,8 +221,8 @@ class CompleteIn(Body):
 class YearIn(Body):
     """A year of the working-day calendar: days off that the notice names, weekend days worked, the notice."""
 
-    holidays: Annotated[Many[Day], Field(max_length=366)]
-    makeup_days: Annotated[Many[Day], Field(max_length=366)]
+    holidays: Annotated[Many[Day], Listing(366)]
+    makeup_days: Annotated[Many[Day], Listing(366)]
     source: Annotated[str, Text(200)]
 
 
@@ -219,9 +235,9 @@ class SubjectIn(Body):
 class VoidIn(Body):
     """Participations that leave a message without ground: any or all of these insurances, in these forms."""
 
-    insurances: Annotated[Many[Choice[Insurance]], Field(min_length=1)]
+    insurances: Annotated[Many[Choice[Insurance]], Listing(len(Insurance)), Field(min_length=1)]
     mode: Literal["any", "all"] = "any"
-    forms: Annotated[Many[Choice[Form]], Field(min_length=1)]
+    forms: Annotated[Many[Choice[Form]], Listing(len(Form)), Field(min_length=1)]
 
 
 class FactsIn(Body):
@@ -229,7 +245,7 @@ class FactsIn(Body):
 
     established_on: Day | None
     kind: Choice[UnitKind]
-    name: Name
+    name: Annotated[str, Field(max_length=200)]  # only compared: one odd name must not hold a whole look
     town: Town | None
     contact_version: Whole
 
@@ -249,7 +265,7 @@ class QuestionIn(Body):
 class LastLookIn(Body):
     """What is about to leave."""
 
-    items: Annotated[Many[QuestionIn], Field(max_length=1000)]
+    items: Annotated[Many[QuestionIn], Listing(1000)]
 
 
 # -- what goes out ---------------------------------------------------------------------------------------

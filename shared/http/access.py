@@ -33,9 +33,13 @@ class Caller:
 
 @dataclass(frozen=True)
 class Access:
-    """The access rule of a route: a bearer token with all of `scopes`."""
+    """The access rule of a route: a bearer token with all of `scopes`.
+
+    What a route with `whole_city` does or shows is no single town's: a token limited to one is refused.
+    """
 
     scopes: frozenset[str]
+    whole_city: bool = False
 
     async def __call__(self, request: Request) -> None:
         who: Caller | None = getattr(request.state, "caller", None)
@@ -52,6 +56,13 @@ class Access:
                 zh=f"令牌缺少权限：{' '.join(lacking)}",
                 en=f"the token lacks the scope: {' '.join(lacking)}",
             )
+        if self.whole_city and who.town is not None:
+            raise Problem(
+                403,
+                "outside_town",
+                zh="此操作涉及全市，限定镇街的令牌不能使用",
+                en="this concerns the whole city; a token limited to one town can't do it",
+            )
 
 
 @dataclass(frozen=True)
@@ -64,11 +75,14 @@ class Public:
         """Lets everybody in."""
 
 
-def access(*scopes: str) -> Any:
-    """`dependencies=[access("units:write")]`: the caller's token must hold all these scopes."""
+def access(*scopes: str, whole_city: bool = False) -> Any:
+    """`dependencies=[access("units:write")]`: the caller's token must hold all these scopes.
+
+    Say `whole_city=True` where the route is not about the units of one town.
+    """
     if not scopes:
         raise ValueError("name the scopes that the route asks for; a route for everybody is public(reason)")
-    return Depends(Access(frozenset(scopes)))
+    return Depends(Access(frozenset(scopes), whole_city))
 
 
 def public(reason: str) -> Any:

@@ -29,6 +29,8 @@ async def answer(
 ) -> Response:
     """Runs one command and answers; with an `Idempotency-Key`, at most once per client, route and key.
 
+    A token of another town or department under the same client id never gets the stored answer.
+
     `respond` makes the answer from the command's outcome; it is stored with the fact. Use only on routes
     with an access rule.
     """
@@ -57,8 +59,8 @@ async def _idempotency_key(request: Request) -> IdempotencyKey | None:
             en="Idempotency-Key must be 1 to 255 visible ASCII characters, given once",
         )
     who = await caller(request)
-    parts = (request.method, request.url.path, request.url.query)
-    text = "\n".join(parts).encode() + b"\n" + await request.body()
+    parts = (request.method, request.url.path, request.url.query, who.department, who.town)
+    text = json.dumps(parts).encode() + b"\n" + await request.body()
     return IdempotencyKey(
         client=who.client_id,
         route=f"{request.method} {route_template(request.scope)}",

@@ -13,6 +13,8 @@ from shared.http.problems import MAX_ERRORS, pointer
 MAX_BODY: Final = 256 * 1024
 """The largest JSON body, in bytes."""
 MAX_DEPTH: Final = 32
+MAX_KEYS: Final = 200
+"""The most keys of one object; no body of ours asks for as many."""
 
 
 async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
@@ -117,6 +119,8 @@ def _inspect(root: Any) -> None:
         if isinstance(value, _Repeated):
             raise _repeated_key(pointer((*at, value.key)))
         if isinstance(value, dict):
+            if len(value) > MAX_KEYS:
+                raise unprocessable([_too_many_keys(pointer(at))])
             errors += [bad_text(pointer((*at, key))) for key in value if NEVER.search(key)]
             todo += [((*at, key), inner) for key, inner in value.items()]
         elif isinstance(value, list):
@@ -127,6 +131,15 @@ def _inspect(root: Any) -> None:
             errors.append(FieldError(pointer(at), "out_of_range", "数值过大", "the number is too large"))
     if errors:
         raise unprocessable(errors)
+
+
+def _too_many_keys(where: str) -> FieldError:
+    return FieldError(
+        where,
+        "too_many_keys",
+        f"一个对象最多 {MAX_KEYS} 个键",
+        f"an object may have at most {MAX_KEYS} keys",
+    )
 
 
 def _repeated_key(where: str) -> Problem:
@@ -147,6 +160,6 @@ def bad_text(where: str) -> FieldError:
     return FieldError(
         where,
         "bad_characters",
-        "含有 NUL 或不成对的代理字符，请删除",
-        "holds NUL or a lone surrogate; remove it",
+        "含有控制字符、不可见字符或不成对的代理字符，请删除",
+        "holds control characters, invisible ones or lone surrogates; remove them",
     )

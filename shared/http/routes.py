@@ -1,7 +1,10 @@
 """The strict route: address, content type and body are checked before the framework sees them."""
 
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, ClassVar, TypeVar
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -13,11 +16,14 @@ from pydantic import (
 from shared.errors import FieldError, Problem, unprocessable
 from shared.http.access import Access, charge
 from shared.http.bodies import MAX_BODY, bad_text, parse_json, read_body
-from shared.http.fields import BAD_IN_LINE
-from shared.http.problems import pointer
+from shared.http.fields import bad_characters
+from shared.http.problems import MAX_ERRORS, pointer
 
 T = TypeVar("T")
 E = TypeVar("E")
+
+MAX_PARAMETERS: Final = 50
+"""An address with more query parameters is refused unread."""
 
 
 class _ReadRequest(Request):
@@ -48,14 +54,15 @@ class StrictRoute(APIRoute):
         """FastAPI's handler with the checks in front."""
         inner = super().get_route_handler()
         markers = [d.call for d in self.dependant.dependencies if isinstance(d.call, Access)]
-        declared = frozenset(_query_names(self.dependant))
+        declared = dict(_parameters(self.dependant, "query"))
+        in_path = dict(_parameters(self.dependant, "path"))
 
         async def strict(request: Request) -> Response:
             for marker in markers:
                 await marker(request)
             if markers and "last-look" not in markers[0].scopes:
                 charge(request)
-            _check_address(request, declared)
+            _check_address(request, declared, in_path)
             return await inner(await self._read(request))
 
         return strict
@@ -108,21 +115,60 @@ class FileRoute(StrictRoute):
         return request
 
 
-def _query_names(dependant: Dependant) -> Iterator[str]:
-    for parameter in dependant.query_params:
+@dataclass(frozen=True)
+class _Form:
+    """How a kind of value is written in an address; the framework alone would take 1_0, 5.0 and yes too."""
+
+    pattern: re.Pattern[str]
+    code: str
+    zh: str
+    en: str
+
+
+_FORMS: Final = {
+    int: _Form(
+        re.compile("-?[0-9]+"),
+        "not_a_whole_number",
+        "须为整数，只含数字",
+        "must be a whole number, in digits",
+    ),
+    bool: _Form(re.compile("true|false"), "not_a_flag", "须为 true 或 false", "must be true or false"),
+}
+
+
+def _parameters(dependant: Dependant, place: Literal["query", "path"]) -> Iterator[tuple[str, _Form | None]]:
+    """The parameters that an endpoint declares in the query or the path, and how each is written."""
+    for parameter in dependant.query_params if place == "query" else dependant.path_params:
         annotation = parameter.field_info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            yield from (field.alias or name for name, field in annotation.model_fields.items())
+            for name, field in annotation.model_fields.items():
+                yield field.alias or name, _form(field.annotation)
         else:
-            yield parameter.alias
+            yield parameter.alias, _form(annotation)
     for inner in dependant.dependencies:
-        yield from _query_names(inner)
+        yield from _parameters(inner, place)
 
 
-def _check_address(request: Request, declared: frozenset[str]) -> None:
+def _form(annotation: Any) -> _Form | None:
+    """Looks through `int | None` and Annotated."""
+    if isinstance(annotation, type) and annotation in _FORMS:
+        return _FORMS[annotation]
+    return next((form for inner in get_args(annotation) if (form := _form(inner))), None)
+
+
+def _check_address(
+    request: Request, declared: Mapping[str, _Form | None], in_path: Mapping[str, _Form | None]
+) -> None:
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise Problem(
+            422,
+            "too_many_parameters",
+            zh=f"查询参数最多 {MAX_PARAMETERS} 个",
+            en=f"give at most {MAX_PARAMETERS} query parameters",
+        )
+    times = Counter(name for name, _ in request.query_params.multi_items())
     errors: list[FieldError] = []
-    for name in request.query_params:
-        values = request.query_params.getlist(name)
+    for name, value in request.query_params.items():
         where = pointer(("query", name))
         if name not in declared:
             allowed = ", ".join(sorted(declared)) or "-"
@@ -134,19 +180,23 @@ def _check_address(request: Request, declared: frozenset[str]) -> None:
                     f"unknown query parameter; known are: {allowed}",
                 )
             )
-        elif len(values) > 1:
+        elif times[name] > 1:
             errors.append(
                 FieldError(where, "repeated_parameter", "查询参数只能出现一次", "give the parameter once")
             )
-        elif BAD_IN_LINE.search(values[0]):
-            errors.append(bad_text(where))
-    errors += [
-        bad_text(pointer(("path", name)))
-        for name, value in request.path_params.items()
-        if isinstance(value, str) and BAD_IN_LINE.search(value)
-    ]
+        else:
+            errors += _faults(where, value, declared[name])
+    for name, value in request.path_params.items():
+        errors += _faults(pointer(("path", name)), value, in_path.get(name))
     if errors:
-        raise unprocessable(errors)
+        raise unprocessable(errors[:MAX_ERRORS])
+
+
+def _faults(where: str, value: str, form: _Form | None) -> Iterator[FieldError]:
+    if bad_characters(value):
+        yield bad_text(where)
+    elif form is not None and not form.pattern.fullmatch(value):
+        yield FieldError(where, form.code, form.zh, form.en)
 
 
 def _check_content_type(request: Request, *, absent_is_fine: bool) -> None:

@@ -18,7 +18,7 @@ class Answer:
 class IdempotencyKey:
     """What makes two requests the same one: who asked, where, under which key, and what for.
 
-    `fingerprint` is a keyed digest of method, path, query and body.
+    `fingerprint` is a keyed digest of method, path, query, the caller's department and town, and the body.
     """
 
     client: str

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.routing import iter_route_contexts
@@ -69,3 +70,74 @@ def test_routes_ask_for_scopes_that_exist(suite: Suite) -> None:
     }
     assert "progress:read" in asked
     assert asked <= SCOPES
+
+
+def rules(suite: Suite) -> dict[str, Access]:
+    """The access rule of every route that asks for a token, by method and path: `PUT registry /v1/units`."""
+    return {
+        f"{method} {name} {route.path}": dependency.dependency
+        for name, service in suite.services.items()
+        for route in iter_route_contexts(service.app.routes)
+        for method in route.methods or ()
+        for dependency in route.dependencies or ()
+        if isinstance(dependency.dependency, Access)
+    }
+
+
+def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> None:
+    """Each writing route is either refused to it or named here, because its command looks at the unit's town."""
+    asked = rules(suite)
+    whole_city = {route for route, rule in asked.items() if rule.whole_city}
+    assert whole_city == {
+        "PUT notify /v1/sending",
+        "PUT registry /v1/calendar/{year}",
+        "PUT registry /v1/datasets/{id}/complete-through",
+        "POST registry /v1/last-look",
+        *(f"GET {name} /v1/parked" for name in PARTS),
+        *(f"POST {name} /v1/parked/redrive" for name in PARTS),
+    }
+    assert {route for route in asked if not route.startswith("GET ")} - whole_city == {
+        "POST registry /v1/units",
+        "PATCH registry /v1/units/{uscc}",
+        "POST registry /v1/units/{uscc}/close",
+        "POST registry /v1/units/{uscc}/suspend",
+        "POST registry /v1/units/{uscc}/resume",
+        "POST registry /v1/participations",
+        "POST registry /v1/participations/{id}/end",
+        "POST registry /v1/participations/{id}/cancel",
+        "POST matching /v1/leads/{lead_id}/actions",
+        "POST matching /v1/visits/{visit_id}/result",
+        "POST matching /v1/exemptions",
+        "POST matching /v1/stock/release",
+    }
+
+
+def test_every_list_that_a_body_may_hold_has_a_greatest_length(suite: Suite) -> None:
+    """Without one, a body of wrong items keeps the process busy for seconds."""
+    bodies = []
+    for app in (*(service.app for service in suite.services.values()), suite.sandbox):
+        contract = app.openapi()
+        schemas = contract["components"]["schemas"]
+        asked = [
+            operation["requestBody"]
+            for path in contract["paths"].values()
+            for operation in path.values()
+            if "requestBody" in operation
+        ]
+        bodies += [part for body in asked for part in _parts(body, schemas)]
+    lists = [part for part in bodies if part.get("type") == "array"]
+    assert len(lists) >= 8
+    assert [part for part in lists if "maxItems" not in part] == []
+
+
+def _parts(value: Any, schemas: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every object inside a schema, references followed."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _parts(inner, schemas)
+    elif isinstance(value, dict):
+        yield value
+        if "$ref" in value:
+            yield from _parts(schemas[value["$ref"].rpartition("/")[2]], schemas)
+        for inner in value.values():
+            yield from _parts(inner, schemas)

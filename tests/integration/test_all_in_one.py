@@ -3,6 +3,7 @@
 import asyncio
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -41,6 +42,31 @@ def test_without_demo_neither_clock_nor_carrier_can_be_reached(tmp_path: Path) -
             return [(await client.get(path)).status_code for path in paths]
 
     assert asyncio.run(run()) == [404] * 4
+    suite.close()
+
+
+def test_the_demo_clock_never_passes_the_last_year(tmp_path: Path) -> None:
+    """Neither by an instant in another zone nor day by day; what is refused moves nothing."""
+    clock = FrozenClock(DEMO_START)
+    suite = Suite(tmp_path, clock=clock, demo=True)
+
+    async def jump(body: dict[str, Any]) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(suite.app), base_url="http://x") as client:
+            return await client.post("/demo/clock", json=body)
+
+    async def run() -> None:
+        answer = await jump({"to": "2200-12-31T23:00:00-05:00"})
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/to"]
+        assert clock.now() == DEMO_START
+        assert (await jump({"to": "2200-12-30T10:00:00+08:00"})).status_code == 200
+        assert (await jump({"advance_days": 1})).status_code == 200
+        answer = await jump({"advance_days": 1})
+        assert answer.status_code == 422
+        assert [error["pointer"] for error in answer.json()["errors"]] == ["/advance_days"]
+        assert clock.now().date() == date(2200, 12, 31)
+
+    asyncio.run(run())
     suite.close()
 
 

@@ -27,6 +27,40 @@ def pointers(answer: Any) -> list[tuple[str, str]]:
     return [(item["pointer"], item["code"]) for item in answer.json()["errors"]]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "荣成示例有限公司【人社局】",
+        "【",
+        "退款请点http://a.cn",
+        "HTTPS店",
+        "示例t.cn/x",
+        "ＷＷＷ．示例",
+        "示例。com",
+        "dwz．cn",
+        "示例.中国",
+        "1.2.3.4餐饮店",
+        "---",
+    ],
+)
+def test_a_unit_is_not_named_like_a_message(registry: Registry, name: str) -> None:
+    """Names stand in texts to employers: addresses of the net and another sender's brackets are refused."""
+    answer = registry.ask("POST", "/v1/units", {**UNIT, "name": name})
+    assert answer.status_code == 422, answer.text
+    assert [error["pointer"] for error in answer.json()["errors"]] == ["/name"]
+    registry.register()
+    answer = registry.ask("PATCH", f"/v1/units/{USCC}", {"name": name})
+    assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.parametrize(
+    "name", ["荣成市A.B.C餐饮店", "Example Co.Ltd", "荣成（中国）有限公司", "1.5米服装店"]
+)
+def test_a_name_with_points_may_be_registered(registry: Registry, name: str) -> None:
+    """They make no address."""
+    assert registry.ask("POST", "/v1/units", {**UNIT, "name": name}).status_code == 201
+
+
 def test_a_new_unit_is_answered_told_and_audited(registry: Registry) -> None:
     """201 with Location, ETag and masked contacts; unit_registered, then contact_changed; an audit row."""
     answer = registry.register()

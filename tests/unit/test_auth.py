@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import ECKey, RSAKey
 
 from shared.auth import (
@@ -155,6 +155,22 @@ def test_another_hand_or_a_changed_word_is_noticed(
         {"scope": ["units:write"]},
         {"department": 1},
         {"town": ["a"]},
+        {"sub": "a\nb"},
+        {"sub": "a\x00"},
+        {"town": "\x7f"},
+        {"town": "x" * 65},
+        {"town": ""},
+        {"department": "A\u202eM"},
+        {"exp": True},
+        {"exp": 10**400},
+        {"exp": 2**33 + 1},
+        {"exp": float("inf")},
+        {"exp": float("nan")},
+        {"nbf": -1},
+        {"iat": -(10**400)},
+        {"iss": ["yingbao-local"]},
+        {"aud": {"yingbao": 1}},
+        {"aud": [["yingbao"]]},
     ],
 )
 def test_wrong_claims_are_refused(
@@ -166,6 +182,32 @@ def test_wrong_claims_are_refused(
     assert Verifier(issuer.jwks, clock).verify(
         jwt.encode({"alg": "ES256", "kid": key.thumbprint()}, claims(aud=["x", "yingbao"]), key)
     )
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"null",
+        b"[1]",
+        b"\xff",
+        b"[" * 2800,
+        b'{"x":' * 1000,
+        b'{"x":' + b"[" * 2700 + b"]" * 2700 + b"}",
+        b'{"x":' + b"9" * 5500 + b"}",
+        json.dumps(claims(sub="\ud800")).encode(),
+        json.dumps(claims(town="\udfff")).encode(),
+        json.dumps(claims(department="\x00")).encode(),
+        json.dumps(claims(scope=5)).encode(),
+        json.dumps(claims(exp=0)).encode().replace(b'"exp": 0', b'"exp": 1e400'),
+    ],
+)
+def test_a_signed_oddity_is_refused(
+    issuer: LocalIssuer, clock: FrozenClock, key: ECKey, payload: bytes
+) -> None:
+    """Whatever an issuer signs, it is refused as claims; never a crash, here or later."""
+    token = jws.serialize_compact({"alg": "ES256", "kid": key.thumbprint()}, payload, key)
+    assert reason(Verifier(issuer.jwks, clock), token) == "claims"
 
 
 @pytest.mark.parametrize(

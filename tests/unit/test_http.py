@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import httpx
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
-from pydantic import ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 
 from shared.auth import LocalIssuer, Verifier
 from shared.clock import FrozenClock
@@ -27,6 +27,7 @@ from shared.http import (
     Day,
     Flag,
     Limit,
+    Listing,
     Many,
     Moment,
     Page,
@@ -158,7 +159,9 @@ def routes() -> APIRouter:
         return await answer(request, boom, thing, respond)
 
     @router.get("/things", dependencies=read)
-    async def find(town: str | None = None, limit: Limit = 2, cursor: Cursor = None) -> Page[View]:
+    async def find(
+        town: str | None = None, limit: Limit = 2, cursor: Cursor = None, sure: bool | None = None
+    ) -> Page[View]:
         after = decode_cursor(cursor, int)[0] if cursor else 0
         rows = [View(n=n) for n in range(after + 1, 6) if town is None][: limit + 1]
         return page(rows, limit, lambda view: (view.n,))
@@ -174,6 +177,10 @@ def routes() -> APIRouter:
     @router.post("/last-look", dependencies=[access("last-look")])
     async def look(thing: Thing) -> dict[str, str]:
         return {"name": thing.name}
+
+    @router.put("/brake", dependencies=[access("units:write", whole_city=True)])
+    async def brake() -> dict[str, str]:
+        return {"state": "stopped"}
 
     @router.get("/health/live", dependencies=[public("probes")])
     async def live() -> dict[str, str]:
@@ -349,6 +356,46 @@ def test_a_wrong_value_names_its_field_and_is_not_echoed(
     assert bench.core.runs == []
 
 
+@pytest.mark.parametrize(
+    "char",
+    list(
+        "\u200b\u00ad\ufeff\u2066\U000e0041\ue000\uffff\u0378\U0002fffe\u115f\u1160\u3164\uffa0\x85\u2028\r"
+    ),
+)
+@pytest.mark.parametrize("field", ["name", "note"])
+def test_what_nobody_can_see_is_refused(bench: Bench, field: str, char: str) -> None:
+    """Format marks, private and unassigned characters, fillers: two texts that look alike are alike."""
+    body = {"name": "a", field: f"荣成{char}示例"}
+    errors = refused(bench.post(json.dumps(body)), 422, "invalid_fields", f"/{field}")["errors"]
+    assert errors[0]["code"] == "bad_characters"
+    if char != "\r":
+        refused(
+            bench.send("GET", "/v1/things", params={"town": f"a{char}b"}),
+            422,
+            "invalid_fields",
+            "/query/town",
+        )
+
+
+@pytest.mark.parametrize("name", ["示例\u3000公司", "𠮷野", "阿卜杜·热西提", "\U000323b0", "é", "A&B(荣成)"])
+def test_what_a_name_is_written_with_is_let_in(bench: Bench, name: str) -> None:
+    """Wide blanks, rare ideographs (also those newer than this Python), points, accents."""
+    assert bench.post(json.dumps({"name": name})).status_code == 201
+
+
+def test_a_name_holds_a_letter_or_a_digit() -> None:
+    """Of any script; dashes, points and pictures alone name nobody."""
+
+    class Named(Body):
+        name: Annotated[str, Text(20, name=True)]
+
+    for good in ("张", "5", "𠮷", "-é-", "٣", "Ⅳ"):
+        assert Named(name=good).name == good
+    for bad in ("-", "···", "。", "😀", "\u0301"):
+        with pytest.raises(ValidationError, match="letter or digit"):
+            Named(name=bad)
+
+
 def test_a_validator_of_a_schema_speaks_both_languages(bench: Bench) -> None:
     """`refuse` in a schema's own validator arrives with its code and words."""
     errors = refused(bench.post('{"name":"a","count":7}'), 422, "invalid_fields", "")["errors"]
@@ -364,8 +411,44 @@ def test_a_plain_annotation_converts_nothing() -> None:
 
 def test_a_thousand_wrong_fields_make_a_short_answer(bench: Bench) -> None:
     """The list of errors is bounded."""
-    response = bench.post(json.dumps({f"x{n}": n for n in range(1000)}))
+    response = bench.post(json.dumps({f"x{n}": n for n in range(200)}))
     assert len(response.json()["errors"]) == 50
+
+
+def test_an_object_of_thousands_of_keys_is_refused_as_one(bench: Bench) -> None:
+    """Before a schema names each of them, at any depth."""
+    many = {f"x{n}": n for n in range(201)}
+    for body, where in ((many, ""), ({"name": "a", "contacts": [many]}, "/contacts/0")):
+        errors = refused(bench.post(json.dumps(body)), 422, "invalid_fields", where)["errors"]
+        assert errors[0]["code"] == "too_many_keys"
+
+
+def test_a_long_list_is_refused_before_its_items() -> None:
+    """No validator sees an item of a list that is too long; the first wrong item of a short one ends it."""
+    looked_at: list[str] = []
+
+    def look(text: str) -> str:
+        looked_at.append(text)
+        raise refuse("wrong", zh="不对", en="wrong")
+
+    item = Annotated[str, AfterValidator(look)]
+
+    class Lists(Body):
+        """One with the usual length and one with its own, which may hold nothing but wrong items."""
+
+        usual: Many[item] = ()  # type: ignore[valid-type]
+        short: Annotated[Many[item], Listing(3)] = ()  # type: ignore[valid-type]
+
+    def faults(**lists: list[str]) -> list[str]:
+        with pytest.raises(ValidationError) as refused:
+            Lists.model_validate(lists)
+        return [error["type"] for error in refused.value.errors()]
+
+    assert faults(usual=["x"] * 240_000) == ["too_many"]
+    assert faults(short=["x"] * 4) == ["too_many"]
+    assert looked_at == []
+    assert faults(usual=["x"] * 1000, short=["x"] * 3) == ["wrong", "wrong"]
+    assert looked_at == ["x", "x"]
 
 
 @pytest.mark.parametrize(
@@ -406,6 +489,46 @@ def test_a_huge_body_is_not_kept(bench: Bench) -> None:
     assert sent < 1_000_000
 
 
+def test_a_connection_whose_body_is_not_wanted_is_closed(bench: Bench) -> None:
+    """A refusal before the body was read ends the connection; a body that was read leaves it open."""
+
+    async def endless() -> Any:
+        for _ in range(100):
+            yield b"x" * 65536
+
+    def closes(response: httpx.Response, status: int) -> bool:
+        assert response.status_code == status
+        return response.headers.get("connection") == "close"
+
+    json_type = {"content-type": "application/json"}
+    nobody = {**json_type, "Authorization": None}
+    assert closes(bench.send("POST", "/v1/things", content=endless(), headers=json_type), 413)
+    assert closes(bench.send("POST", "/v1/things", content=endless(), headers=nobody), 401)
+    assert closes(bench.send("POST", "/v1/things", content=b"{}", headers=nobody), 401)
+    assert closes(bench.send("POST", "/v1/nothing", content=b"{}"), 404)
+    assert closes(bench.send("GET", "/v1/things", content=b"{}"), 200)
+    assert not closes(bench.post(b"{"), 400)
+    assert not closes(bench.post(b'{"name":"a"}'), 201)
+    assert not closes(bench.send("POST", "/v1/things/1/close"), 201)
+    assert not closes(bench.send("GET", "/v1/nothing"), 404)
+    outer = FastAPI(openapi_url=None)
+    install(outer, clock=bench.clock)
+    outer.mount("/registry", bench.app)
+    bench.app = outer
+    mounted = bench.send("POST", "/registry/v1/nothing", content=b"{}")
+    assert mounted.headers.get_list("connection") == ["close"]
+
+
+def test_a_body_of_two_lengths_is_refused(bench: Bench) -> None:
+    """Two readers could see two requests in it."""
+    body = b'{"name":"a"}'
+    both = {"transfer-encoding": "chunked", "content-length": str(len(body))}
+    answer = bench.post(body, **both)
+    refused(answer, 400, "ambiguous_length")
+    assert answer.headers["connection"] == "close"
+    assert bench.core.runs == []
+
+
 def test_addresses_are_checked_too(bench: Bench) -> None:
     """Unknown, repeated and impossible query parameters and path parameters are named."""
     refused(bench.send("GET", "/v1/things?twon=a"), 422, "invalid_fields", "/query/twon")
@@ -423,6 +546,37 @@ def test_addresses_are_checked_too(bench: Bench) -> None:
     wrong = bench.send("DELETE", "/v1/things/a")
     refused(wrong, 405, "method_not_allowed")
     assert wrong.headers["allow"]
+
+
+def test_an_address_of_thousands_of_parameters_is_not_looked_at(bench: Bench) -> None:
+    """Up to fifty are answered one by one, each name once; more are refused at once, however long."""
+    fifty = "&".join(f"x{n}=1" for n in range(50))
+    refused(
+        bench.send("GET", f"/v1/things?{fifty}"), 422, "invalid_fields", *(f"/query/x{n}" for n in range(50))
+    )
+    refused(bench.send("GET", "/v1/things?" + "x=1&" * 30), 422, "invalid_fields", "/query/x")
+    refused(bench.send("GET", "/v1/things?" + "x=1&" * 50 + "y=1"), 422, "too_many_parameters")
+
+
+@pytest.mark.parametrize("number", ["1_0", "5.0", "+5", "%205", "5%20", "５", "0x5", "1e1", "", "true"])
+def test_a_number_in_an_address_is_digits(bench: Bench, number: str) -> None:
+    """In the query and in the path; what a lenient reader would take for a number is refused."""
+    answer = bench.send("GET", f"/v1/things?limit={number}")
+    errors = refused(answer, 422, "invalid_fields", "/query/limit")["errors"]
+    assert errors[0]["code"] == "not_a_whole_number"
+    if number:
+        refused(bench.send("POST", f"/v1/things/{number}/close"), 422, "invalid_fields", "/path/number")
+
+
+def test_a_flag_in_an_address_is_true_or_false(bench: Bench) -> None:
+    """Nothing else."""
+    for good in ("true", "false"):
+        assert bench.send("GET", f"/v1/things?sure={good}").status_code == 200
+    for bad in ("1", "0", "yes", "True", "on", "t", ""):
+        errors = refused(bench.send("GET", f"/v1/things?sure={bad}"), 422, "invalid_fields", "/query/sure")[
+            "errors"
+        ]
+        assert errors[0]["code"] == "not_a_flag"
 
 
 def test_an_operation_without_a_body_refuses_one(bench: Bench) -> None:
@@ -449,7 +603,7 @@ def test_the_correlation_id_is_taken_only_when_harmless(bench: Bench) -> None:
     """A good one goes through to the cause and back; another is replaced."""
     kept = bench.send("GET", "/v1/things/a", headers={"x-correlation-id": "order-7"})
     assert kept.headers["x-correlation-id"] == kept.json()["correlation"] == "order-7"
-    for bad in ("a b", "x" * 65, "<script>", ""):
+    for bad in ("a b", "x" * 65, "<script>", "", "13800138000", "tel:138-0013-8000", "371082198503150023"):
         fresh = bench.send("GET", "/v1/things/a", headers={"x-correlation-id": bad})
         assert fresh.headers["x-correlation-id"] == fresh.json()["correlation"] != bad
 
@@ -470,6 +624,15 @@ def test_access_is_asked_before_anything_is_read(bench: Bench) -> None:
     bench.clock.advance(timedelta(hours=1, seconds=31))
     refused(bench.send("GET", "/v1/things"), 401, "token_expired")
     assert bench.send("GET", "/v1/health/live", headers={"Authorization": None}).status_code == 200
+
+
+def test_a_switch_of_the_whole_city_is_not_for_one_town(bench: Bench) -> None:
+    """Not for a token limited to a town, whatever its scopes are."""
+    assert bench.send("PUT", "/v1/brake").status_code == 200
+    for town in ("寻山街道", "x"):
+        token = bench.issuer.token("adm", town=town, scopes=["units:write"])
+        answer = bench.send("PUT", "/v1/brake", headers={"Authorization": f"Bearer {token}"})
+        refused(answer, 403, "outside_town")
 
 
 def test_every_route_without_a_rule_is_found() -> None:
@@ -518,6 +681,20 @@ def test_the_same_key_gives_the_stored_answer(bench: Bench) -> None:
         ("adm", "POST /v1/things"),
         ("adm", "POST /v1/things/{number}/close"),
     }
+
+
+def test_a_stored_answer_is_not_for_another_town(bench: Bench) -> None:
+    """Two tokens of one client with other limits may see other rows: the key is taken, the answer kept back."""
+
+    def close(**limits: str) -> httpx.Response:
+        token = bench.issuer.token("desk", scopes=["units:write"], **limits)
+        headers = {"Authorization": f"Bearer {token}", "idempotency-key": "k"}
+        return bench.send("POST", "/v1/things/1/close", headers=headers)
+
+    assert close(town="甲", department="ADM").status_code == 201
+    assert close(town="甲", department="ADM").headers["idempotency-replay"] == "true"
+    for other in ({"town": "乙", "department": "ADM"}, {"town": "甲", "department": "TAX"}, {}):
+        refused(close(**other), 422, "idempotency_key_reused")
 
 
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "é".encode("latin-1")])

@@ -21,11 +21,13 @@ from services.notify.sandbox.ledger import Ledger, business, wall
 from services.notify.sandbox.script import OPENID, Answer, Rule
 from services.notify.sandbox.settings import SandboxSettings
 from shared.clock import Clock
-from shared.http import StrictRoute, install, public, read_body
+from shared.http import Listing, StrictRoute, install, public, read_body
 
 T = TypeVar("T")
 
 MOST_BODY: Final = 1_000_000
+MOST_RULES: Final = 200
+"""Lines that a script may have; each is read for every message."""
 PUSHES_AT_ONCE: Final = 32
 PUSH_TIMEOUT_S: Final = 5.0
 FIRST_BACK_OFF_S: Final = 0.2
@@ -332,7 +334,7 @@ def _window(sandbox: Sandbox, clock: Clock) -> APIRouter:
         return sandbox.script()
 
     @router.put("/script")
-    async def put_script(rules: list[Rule]) -> list[dict[str, Any]]:
+    async def put_script(rules: Annotated[list[Rule], Listing(MOST_RULES)]) -> list[dict[str, Any]]:
         await sandbox.put_script(rules)
         return sandbox.script()
 
