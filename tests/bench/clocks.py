@@ -168,7 +168,7 @@ def fill(file: Path, pending: int, due: int) -> None:
 async def polls(*services: Service[MatchingWork]) -> list[float]:
     """Median seconds of what the duty's loop does when nothing is due, in turn."""
     seconds: list[list[float]] = [[] for _ in services]
-    duties: list[Duty] = [service._duties[0] for service in services]
+    duties: list[Duty] = [service.duties[0] for service in services]
     for _ in range(POLLS):
         for service, duty, spent in zip(services, duties, seconds, strict=True):
             began = time.perf_counter()
