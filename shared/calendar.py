@@ -95,6 +95,11 @@ class Calendar:
             end = self.next_working_day(end + _DAY)
         return PeriodEnd(end, self._rests_on_unpublished(day + _DAY, end))
 
+    def working_days_between(self, first: date, last: date) -> int:
+        """How many working days lie after `first` and before `last`; none where `last` is not later."""
+        days = range(1, (last - first).days)
+        return sum(self.is_working_day(first + n * _DAY) for n in days)
+
     def with_year(self, year: Year) -> "Calendar":
         """The same calendar with one year published or replaced."""
         return Calendar({**self.years, year.year: year})

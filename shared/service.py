@@ -178,7 +178,8 @@ class Service(Generic[W]):
         self.consumer = consumer
         self._migrations = migrations
         self._relay = relay
-        self._duties = tuple(duties)
+        self.duties = tuple(duties)
+        """What it does by itself when time comes."""
         self._at_start = at_start
         self._loops: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
@@ -192,7 +193,7 @@ class Service(Generic[W]):
             await self.core.run(self._at_start)
         if self._relay is not None:
             self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
-        for duty in self._duties:
+        for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
 
     async def stop(self) -> None:
@@ -212,7 +213,7 @@ class Service(Generic[W]):
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:
             if db.scalar(sa.select(sa.exists(sa.select(self.core.plumbing.outbox.c.seq)))):
                 return False, None
-            dues = [due for duty in self._duties if (due := duty.next_due(db, now)) is not None]
+            dues = [due for duty in self.duties if (due := duty.next_due(db, now)) is not None]
             earliest = min(dues, default=None)
             return earliest is None or earliest > now, earliest
 

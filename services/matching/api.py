@@ -6,19 +6,39 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from services.matching import store
-from services.matching.commands import ActOnLead, act_on_lead
+from services.matching.commands import (
+    ActOnLead,
+    Granted,
+    GrantExemption,
+    ReleaseStock,
+    ReportVisit,
+    act_on_lead,
+    grant_exemption,
+    release_stock,
+    report_visit,
+)
 from services.matching.domain import Action, Case, LeadState, Rule
+from services.matching.funnel import Check, count_places
 from services.matching.schemas import (
+    CheckOut,
     ClockOut,
+    ExemptionIn,
+    ExemptionOut,
+    FunnelOut,
     HistoryOut,
     LeadAction,
     LeadDetail,
     LeadOut,
     ParticipationOut,
+    Released,
     RuleOut,
+    StockOut,
+    StockRelease,
     VisitOut,
+    VisitReport,
 )
 from services.matching.work import MatchingWork
+from shared.clock import today
 from shared.errors import FieldError, not_found, unprocessable
 from shared.http import (
     Caller,
@@ -44,7 +64,15 @@ Word = Annotated[str | None, Query(max_length=64)]
 def routes(rule: Rule) -> APIRouter:
     """The routes, answering for this rule. Who acts for a town sees only its rows."""
     router = APIRouter(route_class=StrictRoute)
+    _rules_and_clocks(router, rule)
+    _leads(router, rule)
+    _visits(router)
+    _exemptions(router)
+    _stock(router)
+    return router
 
+
+def _rules_and_clocks(router: APIRouter, rule: Rule) -> None:
     @router.get("/v1/rules", dependencies=[access("leads:read")], tags=["rules"])
     async def get_rules() -> Page[RuleOut]:
         """The rules in force, with their source."""
@@ -61,6 +89,11 @@ def routes(rule: Rule) -> APIRouter:
             return [ClockOut.of(row, store.complete(db).get(row.partition))] if row else []
 
         return Page[ClockOut](items=await _core(request).read(ask), next_cursor=None)
+
+
+def _leads(router: APIRouter, rule: Rule) -> None:
+    # `rule` below is the filter; the funnel needs the rule itself.
+    ladder = rule.ladder
 
     @router.get("/v1/leads", dependencies=[access("leads:read")], tags=["leads"])
     async def get_leads(
@@ -92,13 +125,44 @@ def routes(rule: Rule) -> APIRouter:
 
     @router.post("/v1/leads/{lead_id}/actions", dependencies=[access("leads:write")], tags=["leads"])
     async def post_action(request: Request, who: Who, lead_id: str, body: LeadAction) -> Response:
-        """Resolves, reopens, pauses or resumes a lead, or notes something about it. 409 where it can't be."""
-        if (body.action is Action.RESOLVE) != (body.end is not None):
-            raise unprocessable([_END_MISPLACED])
-        end = body.end.value if body.end else None
-        item = ActOnLead(lead_id, body.action, end, body.reason, who.town, who.cause)
+        """Resolves, exempts, reopens, pauses or resumes a lead, or notes something. 409 where it can't be."""
+        if misplaced := _misplaced(body):
+            raise unprocessable(misplaced)
+        item = ActOnLead(
+            lead_id,
+            body.action,
+            body.end.value if body.end else None,
+            body.reason,
+            who.town,
+            who.cause,
+            proof=body.proof or "",
+            expires_on=body.expires_on,
+        )
         return await answer(request, act_on_lead, item, _lead_answer)
 
+    @router.get("/v1/funnel", dependencies=[access("leads:read")], tags=["leads"])
+    async def get_funnel(request: Request, who: Who, *, town: Word = None) -> FunnelOut:
+        """How many leads are in each place of the funnel, and the newest daily check."""
+        core = _core(request)
+        if town is not None and who.town not in (None, town):
+            raise not_found("不属于您的镇街", "It is not your town")
+        day = today(core.clock.now())
+
+        def ask(db: sa.Connection) -> FunnelOut:
+            where = town or who.town
+            places = count_places(ladder, store.count_leads(db, town=where))
+            last = store.last_check(db) if who.town is None else None
+            return FunnelOut(
+                leads=sum(places.values()),
+                places=places,
+                overdue=store.count_overdue(db, day, town=where),
+                checked=CheckOut.model_validate(Check(**last._mapping)) if last else None,
+            )
+
+        return await core.read(ask)
+
+
+def _visits(router: APIRouter) -> None:
     @router.get("/v1/visits", dependencies=[access("visits:read")], tags=["visits"])
     async def get_visits(
         request: Request,
@@ -121,12 +185,73 @@ def routes(rule: Rule) -> APIRouter:
             items=[VisitOut.model_validate(row) for row in shown.items], next_cursor=shown.next_cursor
         )
 
-    return router
+    @router.post("/v1/visits/{visit_id}/result", dependencies=[access("visits:write")], tags=["visits"])
+    async def post_visit_result(request: Request, who: Who, visit_id: str, body: VisitReport) -> Response:
+        """Reports what a visit found; answers with the lead and its next step. 409 when it is closed already."""
+        item = ReportVisit(visit_id, body.result, body.note, who.town, who.cause)
+        return await answer(request, report_visit, item, _lead_answer)
+
+
+def _exemptions(router: APIRouter) -> None:
+    @router.get("/v1/exemptions", dependencies=[access("leads:read")], tags=["exemptions"])
+    async def get_exemptions(
+        request: Request, who: Who, *, uscc: Word = None, cursor: Cursor = None, limit: Limit = 50
+    ) -> Page[ExemptionOut]:
+        """Exemptions by USCC, those that are over or lifted too."""
+        (after,) = decode_cursor(cursor, str) if cursor else ("",)
+        rows = await _core(request).read(
+            lambda db: store.list_exemptions(db, uscc=uscc, town=who.town, after=after, limit=limit)
+        )
+        return page([ExemptionOut.model_validate(row) for row in rows], limit, lambda row: [row.uscc])
+
+    @router.post("/v1/exemptions", dependencies=[access("leads:write")], tags=["exemptions"])
+    async def post_exemption(request: Request, who: Who, body: ExemptionIn) -> Response:
+        """Exempts a unit, whether it has a lead or not; 201, or 200 in place of an earlier exemption."""
+        item = GrantExemption(body.uscc, body.reason, body.proof, body.expires_on, who.town, who.cause)
+        return await answer(request, grant_exemption, item, _exemption_answer)
+
+
+def _stock(router: APIRouter) -> None:
+    @router.get("/v1/stock", dependencies=[access("leads:read")], tags=["stock"])
+    async def get_stock(request: Request, who: Who) -> StockOut:
+        """How many units wait in the stock, since when, and where."""
+        return StockOut.of(await _core(request).read(lambda db: store.stock(db, town=who.town)))
+
+    @router.post("/v1/stock/release", dependencies=[access("leads:write")], tags=["stock"])
+    async def post_release(request: Request, who: Who, body: StockRelease) -> Response:
+        """Lets the oldest of the stock go on; a lead opens where the facts still ask for one."""
+        towns = tuple(sorted({town for town in (body.town, who.town) if town is not None}))
+        item = ReleaseStock(body.count, towns, who.cause)
+        return await answer(request, release_stock, item, _released_answer)
 
 
 _END_MISPLACED = FieldError(
     "/end", "end_misplaced", "办结（resolve）须填 end，其他操作不得填", "give end with resolve, and only then"
 )
+
+
+_PROOF_MISPLACED = FieldError(
+    "/proof",
+    "proof_misplaced",
+    "豁免（exempt）须填 proof，其他操作不得填",
+    "give proof with exempt, and only then",
+)
+_EXPIRY_MISPLACED = FieldError(
+    "/expires_on",
+    "expiry_misplaced",
+    "只有豁免（exempt）可填 expires_on",
+    "give expires_on with exempt only",
+)
+
+
+def _misplaced(body: LeadAction) -> list[FieldError]:
+    exempts = body.action is Action.EXEMPT
+    wrong = [
+        ((body.action is Action.RESOLVE) != (body.end is not None), _END_MISPLACED),
+        (exempts != (body.proof is not None), _PROOF_MISPLACED),
+        (not exempts and body.expires_on is not None, _EXPIRY_MISPLACED),
+    ]
+    return [error for applies, error in wrong if applies]
 
 
 def _core(request: Request) -> Core[MatchingWork]:
@@ -136,6 +261,15 @@ def _core(request: Request) -> Core[MatchingWork]:
 
 def _lead_answer(case: Case) -> Answer:
     return Answer(200, LeadOut.of_case(case).model_dump(mode="json"))
+
+
+def _exemption_answer(granted: Granted) -> Answer:
+    shown = ExemptionOut.model_validate(granted.row).model_dump(mode="json")
+    return Answer(201 if granted.new else 200, shown)
+
+
+def _released_answer(released: int) -> Answer:
+    return Answer(200, Released(released=released).model_dump())
 
 
 def _detail(db: sa.Connection, lead_id: str, town: str | None) -> LeadDetail | None:

@@ -1,6 +1,8 @@
 """What matching does by itself when time comes, and what officials do with a lead."""
 
 from dataclasses import dataclass
+from datetime import date
+from typing import Any
 
 from services.matching.domain import (
     Action,
@@ -11,9 +13,13 @@ from services.matching.domain import (
     Lead,
     Step,
     can_be_opened,
+    months_after,
+    owes_correction,
 )
+from services.matching.ladder import VisitResult, VisitState
 from services.matching.work import MatchingWork
-from shared.errors import Problem, not_found
+from shared.clock import today
+from shared.errors import FieldError, Problem, not_found, unprocessable
 from shared.storage.work import Cause
 
 PORTION = 500
@@ -22,16 +28,31 @@ PORTION = 500
 
 def look_at_clocks(work: MatchingWork) -> bool:
     """One portion of the clocks that time has changed something for; False when there was none."""
-    cases = work.cases(work.store.to_look_at(work.now, PORTION))
+    return _reconsider(work, work.store.to_look_at(work.now, PORTION), "clock")
+
+
+def advance_leads(work: MatchingWork) -> bool:
+    """One portion of the leads whose wait is over; False when there was none."""
+    return _reconsider(work, work.store.to_advance(work.now, PORTION), "ladder")
+
+
+def _reconsider(work: MatchingWork, usccs: list[str], why: str) -> bool:
+    cases = work.cases(usccs)
     for case in cases.values():
-        work.reconsider(case, Cause("matching", f"clock-{case.uscc}"))
+        work.reconsider(case, Cause("matching", f"{why}-{case.uscc}"))
     work.save(cases)
     return bool(cases)
 
 
+# -- leads ---------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class ActOnLead:
-    """An official's action. `end` goes with resolve alone; `town` is the only one the caller may touch."""
+    """An official's action. `end` goes with resolve alone, `proof` and the last day of the exemption with exempt.
+
+    `town` is the only one the caller may touch.
+    """
 
     lead_id: str
     action: Action
@@ -39,6 +60,8 @@ class ActOnLead:
     reason: str
     town: str | None
     cause: Cause
+    proof: str = ""
+    expires_on: date | None = None
 
 
 def act_on_lead(work: MatchingWork, item: ActOnLead) -> Case:
@@ -64,11 +87,20 @@ def _resolve(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> Non
     lead.resolve(item.end, item.reason, now=work.now)
     case.clock.state, case.clock.reason, case.clock.look_at = ClockState.STOPPED, item.end, None
     work.tell(case, Step(Fact.RESOLVED, item.end), item.cause, public_reason="经办人员认定，理由见线索记录")
+    if owes_correction(case):
+        work.tell(case, Step(Fact.CORRECTED, item.end), item.cause)
+
+
+def _exempt(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
+    if not lead.is_open:
+        raise _conflict("lead_ended", "线索已办结", "The lead has ended already")
+    _grant(work, case, reason=item.reason, proof=item.proof, expires_on=item.expires_on, cause=item.cause)
 
 
 def _reopen(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
     if lead.is_open:
         raise _conflict("lead_open", "线索尚未办结", "The lead has not ended")
+    case.exempt_through = None
     if not can_be_opened(case, work.circumstances(case)):
         raise _conflict(
             "lead_without_ground",
@@ -76,6 +108,7 @@ def _reopen(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None
             "The facts give no ground for the lead: insured, closed, not due or not complete",
         )
     assert case.clock is not None  # noqa: S101 - it can be opened
+    work.store.lift_exemption(case.uscc, now=work.now)
     case.clock.state, case.clock.reason = ClockState.RUNNING, None
     work.reconsider(case, item.cause)
 
@@ -83,14 +116,15 @@ def _reopen(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None
 def _pause(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
     if not lead.is_open or Hold.PAUSED in lead.held:
         raise _conflict("lead_not_pausable", "线索已办结或已暂停", "The lead has ended or is paused already")
-    lead.hold(sorted([*lead.held, Hold.PAUSED.value]))
+    lead.hold(sorted([*lead.held, Hold.PAUSED.value]), work.circumstances(case).course)
     work.tell(case, Step(Fact.HELD, Hold.PAUSED), item.cause)
 
 
 def _resume(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
     if Hold.PAUSED not in lead.held:
         raise _conflict("lead_not_paused", "线索未暂停", "The lead is not paused")
-    lead.hold([reason for reason in lead.held if reason != Hold.PAUSED])
+    others = [reason for reason in lead.held if reason != Hold.PAUSED]
+    lead.hold(others, work.circumstances(case).course)
     work.tell(case, Step(Fact.RELEASED, Hold.PAUSED), item.cause)
 
 
@@ -100,11 +134,142 @@ def _note(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
 
 _DO = {
     Action.RESOLVE: _resolve,
+    Action.EXEMPT: _exempt,
     Action.REOPEN: _reopen,
     Action.PAUSE: _pause,
     Action.RESUME: _resume,
     Action.NOTE: _note,
 }
+
+
+# -- exemptions ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GrantExemption:
+    """A unit need insure nobody for a time, with or without a lead; without `expires_on` as the city pack says."""
+
+    uscc: str
+    reason: str
+    proof: str
+    expires_on: date | None
+    town: str | None
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The exemption as it is kept, and whether the unit's first."""
+
+    new: bool
+    row: dict[str, Any]
+
+
+def grant_exemption(work: MatchingWork, item: GrantExemption) -> Granted:
+    """Stops the clock and ends the lead, until the exemption is over. 404: unknown or of another town."""
+    cases = work.cases([item.uscc])
+    case = cases[item.uscc]
+    if case.unit is None or item.town not in (None, case.unit.town):
+        raise not_found("没有这个单位，或不属于您的镇街", "No such unit, or it is not your town's")
+    granted = _grant(
+        work, case, reason=item.reason, proof=item.proof, expires_on=item.expires_on, cause=item.cause
+    )
+    work.save(cases)
+    unit = {"unit_name": case.unit.name, "town": case.unit.town}
+    return Granted(granted.new, {**granted.row, **unit})
+
+
+def _grant(
+    work: MatchingWork, case: Case, *, reason: str, proof: str, expires_on: date | None, cause: Cause
+) -> Granted:
+    day = today(work.now)
+    last = expires_on or months_after(day, work.rule.exemption_months)
+    if not day <= last <= months_after(day, work.rule.exemption_longest_months):
+        raise unprocessable([_too_long(work.rule.exemption_longest_months)])
+    row = {
+        "uscc": case.uscc,
+        "reason": reason,
+        "proof": proof,
+        "expires_on": last,
+        "granted_at": work.now,
+        "granted_by": cause.actor,
+        "lifted_at": None,
+    }
+    new = work.store.put_exemption(row)
+    case.exempt_through = last
+    # The official's words stay in the exemption; an audit row holds no free text.
+    work.audit("exemption.granted", case.uscc, cause=cause, expires_on=last.isoformat())
+    work.reconsider(case, cause)
+    return Granted(new, row)
+
+
+def _too_long(months: int) -> FieldError:
+    return FieldError(
+        "/expires_on",
+        "exemption_out_of_range",
+        f"到期日须在今天至 {months} 个月之内",
+        f"give a day from today to {months} months ahead",
+    )
+
+
+# -- visits --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportVisit:
+    """What a visit found; `town` is the only one the caller may speak for."""
+
+    visit_id: str
+    result: VisitResult
+    note: str | None
+    town: str | None
+    cause: Cause
+
+
+def report_visit(work: MatchingWork, item: ReportVisit) -> Case:
+    """Closes the visit, and the lead's others, and lets the lead's next step follow from what was found.
+
+    404: unknown or of another town; 409: done or cancelled already.
+    """
+    visit = work.store.visit(item.visit_id)
+    if visit is None or item.town not in (None, visit.town):
+        raise not_found("没有这项走访任务，或不属于您的镇街", "No such visit, or it is not your town's")
+    if visit.state != VisitState.OPEN:
+        raise _conflict("visit_closed", "走访任务已完成或已取消", "The visit is done or cancelled already")
+    cases = work.cases([visit.uscc])
+    case = cases[visit.uscc]
+    assert case.lead is not None  # noqa: S101 - a visit is about a lead, and an ended one has none open
+    work.store.close_visit(visit.id, result=item.result, note=item.note, now=work.now)
+    work.store.cancel_visits({(visit.lead_id, visit.episode)}, now=work.now)
+    work.circumstances(case).course.visited(case.lead, item.result)
+    work.note(case.lead, "visited", item.cause, visit=visit.id, detail=item.result, reason=item.note)
+    work.audit("visit.reported", visit.id, cause=item.cause, lead=visit.lead_id, result=item.result)
+    work.save(cases)
+    return case
+
+
+# -- stock ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReleaseStock:
+    """Lets the oldest of the stock go on, at most `count`; `towns`: only those that are in all of them."""
+
+    count: int
+    towns: tuple[str, ...]
+    cause: Cause
+
+
+def release_stock(work: MatchingWork, item: ReleaseStock) -> int:
+    """Lets clocks out of the stock for good; returns how many. Each is audited."""
+    cases = work.cases(work.store.oldest_stock(item.count, towns=item.towns))
+    for case in cases.values():
+        assert case.clock is not None  # noqa: S101 - it was found by its clock
+        case.clock.released = True
+        work.audit("stock.released", case.uscc, cause=item.cause)
+        work.reconsider(case, item.cause)
+    work.save(cases)
+    return len(cases)
 
 
 def _conflict(code: str, zh: str, en: str) -> Problem:

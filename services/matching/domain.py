@@ -4,12 +4,14 @@ Everything known of a unit is its `Case`. `consider` is the whole rule: it bring
 the facts, the same from whatever side it is asked (an event, the passing of time, an official).
 """
 
+from calendar import monthrange
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from services.matching.ladder import Course, Ladder, OnLadder
 from shared.calendar import Calendar
 from shared.clock import start_of, today
 
@@ -34,12 +36,16 @@ class ClockState(StrEnum):
 
 
 class Stop(StrEnum):
-    """Why a clock is stopped. The last three are rulings of an official and outlast new facts."""
+    """Why a clock is stopped. The last three are rulings of an official and outlast new facts.
+
+    `exempt` is granted by an official too, but for a time, and gives way to enrolment or closure.
+    """
 
     CLOSED = "closed"
     NOT_OBLIGED = "not_obliged"
     DATE_UNKNOWN = "date_unknown"
     ENROLLED = "enrolled"
+    EXEMPT = "exempt"
     NO_OBLIGATION = "no_obligation"
     WRONG_DATA = "wrong_data"
     SETTLED_BY_INSPECTION = "settled_by_inspection"
@@ -71,6 +77,7 @@ class End(StrEnum):
 
     ENROLLED = "enrolled"
     NO_OBLIGATION = "no_obligation"
+    EXEMPT = "exempt"
     UNIT_CLOSED = "unit_closed"
     WRONG_DATA = "wrong_data"
     SETTLED_BY_INSPECTION = "settled_by_inspection"
@@ -81,21 +88,21 @@ _END_OF = {
     Stop.NOT_OBLIGED: End.NO_OBLIGATION,
     Stop.DATE_UNKNOWN: End.WRONG_DATA,
     Stop.ENROLLED: End.ENROLLED,
+    Stop.EXEMPT: End.EXEMPT,
 }
 
+BATCH = "batch"
+"""Origin of the units that came in a file."""
 
-class NextStep(StrEnum):
-    """What has to happen next with an open lead."""
-
-    REMINDER = "reminder"
-    SECOND_REMINDER = "second_reminder"
-    VISIT = "visit"
+STOCK = "stock"
+"""Why a clock is held whose lead a person has to release."""
 
 
 class Action(StrEnum):
     """What an official may do with a lead."""
 
     RESOLVE = "resolve"
+    EXEMPT = "exempt"
     REOPEN = "reopen"
     PAUSE = "pause"
     RESUME = "resume"
@@ -106,7 +113,9 @@ class Action(StrEnum):
 class Rule:
     """R01 as the city pack states it. Days are calendar days; `kinds` are the kinds of unit it obliges.
 
-    A participation of any of `void_insurances` in one of `forms` leaves it without ground.
+    A participation of any of `void_insurances` in one of `forms` leaves it without ground. Of a batch, what
+    ran out before `go_live_on` is stock. Exemptions last `exemption_months` unless granted otherwise, and
+    never longer than `exemption_longest_months`.
     """
 
     id: str
@@ -118,8 +127,10 @@ class Rule:
     void_insurances: tuple[str, ...]
     forms: tuple[str, ...]
     evidence_class: str
-    stage: str
-    wait_working_days: int
+    ladder: Ladder
+    go_live_on: date
+    exemption_months: int
+    exemption_longest_months: int
     late_registration_wait: timedelta
 
     def is_voided_by(self, insurance: str, form: str) -> bool:
@@ -149,7 +160,7 @@ class Clock:
 
     It ends with the day `deadline`, so it has run out from `due_at`, 00:00 of the day after. `look_at` is the
     next instant at which time alone changes something, None when only new facts can. `not_before` keeps the
-    message back where the clock had run out before the unit was registered.
+    message back where the clock had run out before the unit was registered. `released`: out of the stock.
     """
 
     uscc: str
@@ -163,10 +174,11 @@ class Clock:
     state: ClockState = ClockState.RUNNING
     reason: str | None = None
     not_before: datetime | None = None
+    released: bool = False
 
 
-@dataclass
-class Lead:
+@dataclass(kw_only=True)
+class Lead(OnLadder):
     """A suspected breach, from its first opening on; `episode` counts how often it was opened.
 
     `reason` is a sentence an official can read, `evidence` what was known when it opened, `held` why its
@@ -177,19 +189,14 @@ class Lead:
     rule: str
     uscc: str
     episode: int
-    stage: str
     state: LeadState
     reason: str
-    evidence_class: str
     evidence: Mapping[str, Any]
     established_on: date
     deadline: date
-    held: list[str]
     owner: str
     opened_at: datetime
     not_before: datetime | None
-    next_step: str | None
-    next_on: date | None
     end: str | None = None
     end_reason: str | None = None
     ended_at: datetime | None = None
@@ -199,16 +206,21 @@ class Lead:
         """Open or held."""
         return self.state is not LeadState.ENDED
 
-    def hold(self, reasons: list[str]) -> None:
-        """Keeps messages back for these reasons, and no other."""
-        self.held = reasons
+    def hold(self, reasons: list[str], course: Course) -> None:
+        """Keeps messages back for these reasons, and no other. Meanwhile a wait stands still."""
+        before, self.held = self.held, reasons
         self.state = LeadState.HELD if reasons else LeadState.OPEN
+        if reasons and not before:
+            course.stand_still(self)
+        elif before and not reasons:
+            course.go_on(self)
 
     def resolve(self, end: str, reason: str, *, now: datetime) -> None:
         """Ends the lead."""
         self.held, self.state = [], LeadState.ENDED
         self.end, self.end_reason, self.ended_at = end, reason, now
         self.next_step = self.next_on = None
+        self.wait_left = self.wait_from = self.act_at = None
 
 
 @dataclass
@@ -217,6 +229,7 @@ class Case:
 
     `enrolled_from` is the earliest start of a participation that leaves the rule without ground; it may lie
     in the future. `frozen`: messages about the unit are parked, so its facts may be out of date.
+    `exempt_through` is the last day of an exemption, past or not.
     """
 
     uscc: str
@@ -225,6 +238,7 @@ class Case:
     lead: Lead | None = None
     enrolled_from: date | None = None
     frozen: bool = False
+    exempt_through: date | None = None
     told: tuple[object, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -247,17 +261,23 @@ class Fact(StrEnum):
 
     OPENED = "opened"
     CHANGED = "changed"
+    ADVANCED = "advanced"
     HELD = "held"
     RELEASED = "released"
     RESOLVED = "resolved"
+    CORRECTED = "corrected"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happened to the lead of a case; `detail` is the hold's reason or the end."""
+    """One thing that happened to the lead of a case.
+
+    `detail` is the hold's reason, the end or the new stage; with `visit` the town is to look in.
+    """
 
     fact: Fact
     detail: str = ""
+    visit: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,6 +288,11 @@ class Circumstances:
     rule: Rule
     calendar: Calendar
     complete_through: date | None
+
+    @property
+    def course(self) -> Course:
+        """How leads move on the rule's ladder today."""
+        return Course(self.rule.ladder, self.calendar, today(self.now))
 
 
 def start_clock(
@@ -292,13 +317,15 @@ def consider(case: Case, about: Circumstances) -> Iterator[Step]:
     _set_deadline(clock, unit, about)
     later = before is not None and clock.established_on is not None and clock.established_on > before
     if later and case.lead and case.lead.is_open:
-        yield _resolve(case.lead, End.WRONG_DATA, f"设立日期更正为 {clock.established_on}，原期限作废", about)
+        yield from _resolve(
+            case, case.lead, End.WRONG_DATA, f"设立日期更正为 {clock.established_on}，原期限作废", about
+        )
     stop = _stop(case, clock, unit, about)
     lead_is_open = case.lead is not None and case.lead.is_open
     if stop is not None:
         clock.state, clock.reason = ClockState.STOPPED, stop
         if case.lead and lead_is_open:
-            yield _resolve(case.lead, _END_OF[stop], _why_ended(stop, case), about)
+            yield from _resolve(case, case.lead, _END_OF[stop], _why_ended(stop, case), about)
     elif case.lead and lead_is_open:
         yield from _keep_current(case, case.lead, clock, unit, about)
     else:
@@ -317,6 +344,22 @@ def can_be_opened(case: Case, about: Circumstances) -> bool:
     return (
         _stop_by_facts(case, unit, about) is None and _standing(case, clock, unit, about)[0] is ClockState.DUE
     )
+
+
+def owes_correction(case: Case) -> bool:
+    """Whether a message went out about a lead that turned out to be an error of the data."""
+    lead, clock = case.lead, case.clock
+    if lead is None or clock is None or not lead.messaged:
+        return False
+    by_facts = lead.end == End.NO_OBLIGATION and clock.reason == Stop.NOT_OBLIGED
+    return lead.end == End.WRONG_DATA or by_facts
+
+
+def months_after(day: date, months: int) -> date:
+    """The same day of a later month, or its last one."""
+    years, month = divmod(day.month - 1 + months, 12)
+    year = day.year + years
+    return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
 
 
 def _set_deadline(clock: Clock, unit: Unit, about: Circumstances) -> None:
@@ -348,6 +391,8 @@ def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
         return Stop.DATE_UNKNOWN
     if case.enrolled_from is not None and case.enrolled_from <= today(about.now):
         return Stop.ENROLLED
+    if case.exempt_through is not None and today(about.now) <= case.exempt_through:
+        return Stop.EXEMPT
     return None
 
 
@@ -360,15 +405,25 @@ def _standing(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> tup
         return ClockState.SUSPENDED, None
     if today(about.now) <= clock.deadline:
         return ClockState.RUNNING, None
+    if _is_stock(clock, unit, about):
+        return ClockState.HELD, STOCK
     if about.complete_through is None or about.complete_through < clock.deadline:
         return ClockState.WAITING, None
-    if clock.provisional:
-        return ClockState.HELD, "provisional"
-    return ClockState.DUE, None
+    return (ClockState.HELD, "provisional") if clock.provisional else (ClockState.DUE, None)
+
+
+def _is_stock(clock: Clock, unit: Unit, about: Circumstances) -> bool:
+    """Whether a clock that has run out waits for a person: it came with a batch, overdue or before going live."""
+    assert clock.deadline is not None  # noqa: S101 - it has run out
+    assert clock.due_at is not None  # noqa: S101
+    late = clock.due_at <= clock.recorded_at or clock.deadline < about.rule.go_live_on
+    return unit.origin == BATCH and late and not clock.released
 
 
 def _next_look(case: Case, clock: Clock, about: Circumstances) -> datetime | None:
     if clock.state is ClockState.STOPPED:
+        if clock.reason == Stop.EXEMPT and case.exempt_through is not None:
+            return start_of(case.exempt_through + _DAY)
         return None
     looks = [clock.due_at] if clock.state is ClockState.RUNNING else []
     if case.enrolled_from is not None:  # it lies ahead: otherwise the clock were stopped
@@ -380,12 +435,13 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
     year = about.calendar.years.get(clock.deadline.year)
-    case.lead = Lead(
+    first = about.rule.ladder.stages[0]
+    lead = case.lead = Lead(
         id=f"{about.rule.id}-{case.uscc}",
         rule=about.rule.id,
         uscc=case.uscc,
         episode=case.lead.episode + 1 if case.lead else 1,
-        stage=about.rule.stage,
+        stage=first.name,
         state=LeadState.OPEN,
         reason=_sentence(clock.established_on, clock.deadline, about),
         evidence_class=about.rule.evidence_class,
@@ -402,10 +458,11 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         owner=unit.town or NO_TOWN,
         opened_at=about.now,
         not_before=clock.not_before,
-        next_step=NextStep.REMINDER,
-        next_on=about.calendar.next_working_day(today(about.now)),
+        next_step=None,
+        next_on=None,
     )
-    case.lead.hold(_holds(case, unit, paused=[]))
+    about.course.begin(lead, first)
+    lead.hold(_holds(case, unit, paused=[]), about.course)
     case.facts_have_changed()
 
 
@@ -418,7 +475,9 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         lead.reason = _sentence(clock.established_on, clock.deadline, about)
     lead.owner = unit.town or NO_TOWN
     before = lead.held
-    lead.hold(_holds(case, unit, paused=[r for r in before if r in (Hold.PAUSED, Hold.DISPUTED)]))
+    lead.hold(
+        _holds(case, unit, paused=[r for r in before if r in (Hold.PAUSED, Hold.DISPUTED)]), about.course
+    )
     if case.facts_have_changed():
         yield Step(Fact.CHANGED)
     for reason in lead.held:
@@ -427,6 +486,9 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
     for reason in before:
         if reason not in lead.held:
             yield Step(Fact.RELEASED, reason)
+    about.course.date_step(lead)  # a year published since may have moved it
+    if (stage := about.course.climb(lead, about.now)) is not None:
+        yield Step(Fact.ADVANCED, stage.name, visit=stage.visit)
 
 
 def _holds(case: Case, unit: Unit, *, paused: list[str]) -> list[str]:
@@ -438,9 +500,11 @@ def _holds(case: Case, unit: Unit, *, paused: list[str]) -> list[str]:
     return sorted([*paused, *(reason.value for applies, reason in reasons if applies)])
 
 
-def _resolve(lead: Lead, end: End, reason: str, about: Circumstances) -> Step:
+def _resolve(case: Case, lead: Lead, end: End, reason: str, about: Circumstances) -> Iterator[Step]:
     lead.resolve(end, reason, now=about.now)
-    return Step(Fact.RESOLVED, end)
+    yield Step(Fact.RESOLVED, end)
+    if owes_correction(case):
+        yield Step(Fact.CORRECTED, end)
 
 
 def _why_ended(stop: Stop, case: Case) -> str:
@@ -449,6 +513,7 @@ def _why_ended(stop: Stop, case: Case) -> str:
         Stop.NOT_OBLIGED: "单位类型更正后不在应参保范围",
         Stop.DATE_UNKNOWN: "设立日期已撤销，期限无从计算",
         Stop.ENROLLED: f"自 {case.enrolled_from} 起有单位参保记录",
+        Stop.EXEMPT: f"经核准豁免至 {case.exempt_through}",
     }[stop]
 
 

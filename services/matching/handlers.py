@@ -5,14 +5,13 @@ Facts of one unit come in order; each is taken in and the case considered again 
 
 from collections.abc import Sequence
 from datetime import date
-from uuid import NAMESPACE_OID, uuid5
 
-from services.matching.domain import Case, Lead, NextStep, Unit, start_clock
+from services.matching.domain import Case, Fact, Lead, Step, Unit, owes_correction, start_clock
+from services.matching.ladder import CORRECTION, Word
 from services.matching.store import PARTICIPATIONS
 from services.matching.work import MatchingWork
 from shared.calendar import Year
 from shared.clock import today
-from shared.events.matching import VisitRequested
 from shared.events.notify import (
     NoticeDelivered,
     NoticeFacts,
@@ -159,7 +158,7 @@ def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]
 
 
 def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChanged]]) -> None:
-    """Moves the pending deadlines that a newly published year changes."""
+    """Moves the pending deadlines and the running waits that a newly published year changes."""
     for item in received:
         event = item.event
         if event.reference != "calendar":
@@ -179,81 +178,55 @@ def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChang
 
 
 def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]) -> None:
-    """Keeps what became of a notice; a hand-over dates the next step of the ladder."""
-    cases = _cases_of(work, received)
+    """Keeps what became of each notice; the ladder goes on from there. Whom none reached, the town visits."""
+    cases = work.cases(item.event.uscc for item in received if item.event.lead_id is not None)
+    arrived: set[str] = set()
+    unreached = [item.event.notice_id for item in received if isinstance(item.event, NoticeUnreached)]
+    visited = work.store.visited_for(unreached) if unreached else set()
     for item in received:
-        lead = _lead(cases, item.event)
-        if lead is None:
+        case, event = cases.get(item.event.uscc), item.event
+        if case is None or case.lead is None or case.lead.id != event.lead_id:
             continue
-        if isinstance(item.event, NoticeHandedOver):
-            wait = work.rule.wait_working_days
-            _set_next(work, lead, item.event, NextStep.SECOND_REMINDER, working_days=wait)
-        _note(work, lead, item)
-    work.save(cases)
-
-
-def ask_for_visits(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
-    """Asks the town to look in where a notice reached nobody, once per notice."""
-    cases = _cases_of(work, received)
-    asked: dict[str, tuple[VisitRequested, Cause]] = {}
-    for item in received:
-        event = item.event
-        lead = _lead(cases, event)
-        if lead is None:
+        lead, word = case.lead, _WORDS[type(event)]
+        details = event.model_dump(include={"notice_id", "stage", "channel", "reference", "reason"})
+        work.note(lead, f"notice_{word}", item.cause, **details)
+        if event.stage == CORRECTION:
             continue
-        _set_next(work, lead, event, NextStep.VISIT, working_days=1)
-        _note(work, lead, item)
-        asked.setdefault(event.notice_id, (_visit(cases[event.uscc], lead, event), item.cause))
-    rows = [
-        {
-            "id": visit.visit_id,
-            "notice_id": notice_id,
-            "lead_id": visit.lead_id,
-            "uscc": visit.uscc,
-            "town": visit.town,
-            "state": "open",
-            "reason": visit.reason,
-            "created_at": work.now,
-        }
-        for notice_id, (visit, _) in asked.items()
-    ]
-    new = work.store.add_visits(rows)
-    for notice_id, (visit, cause) in asked.items():
-        if notice_id in new:
-            work.emit(visit, cause=cause)
+        _hear(work, case, lead, item, word)
+        if isinstance(event, NoticeUnreached) and event.notice_id not in visited:
+            visited.add(event.notice_id)
+            work.ask_for_visit(
+                lead,
+                item.cause,
+                town=case.unit.town if case.unit else None,
+                reason=event.reason,
+                episode=event.episode,
+                notice_id=event.notice_id,
+            )
+        if isinstance(event, NoticeDelivered):
+            arrived.add(event.notice_id)
     work.save(cases)
+    work.store.cancel_visits_for(arrived, now=work.now)
 
 
-def _visit(case: Case, lead: Lead, event: NoticeUnreached) -> VisitRequested:
-    return VisitRequested(
-        visit_id=str(uuid5(NAMESPACE_OID, f"visit:{event.notice_id}")),
-        lead_id=lead.id,
-        uscc=event.uscc,
-        town=case.unit.town if case.unit else None,
-        reason=event.reason,
-    )
+def _hear(work: MatchingWork, case: Case, lead: Lead, item: Received[NoticeFacts], word: Word) -> None:
+    event = item.event
+    if event.episode != lead.episode:
+        return
+    if word in (Word.HANDED_OVER, Word.DELIVERED) and not lead.messaged:
+        lead.messaged = True
+        if not lead.is_open and owes_correction(case):  # it left just before the lead ended
+            work.tell(case, Step(Fact.CORRECTED, lead.end or ""), item.cause)
+    if lead.is_open and event.stage == lead.stage:
+        work.circumstances(case).course.hear(lead, word, today(event.at))
 
 
-def _cases_of(work: MatchingWork, received: Sequence[Received[NoticeFacts]]) -> dict[str, Case]:
-    return work.cases(item.event.uscc for item in received if item.event.lead_id is not None)
-
-
-def _lead(cases: dict[str, Case], event: NoticeFacts) -> Lead | None:
-    case = cases.get(event.uscc)
-    return case.lead if case and case.lead and case.lead.id == event.lead_id else None
-
-
-def _set_next(
-    work: MatchingWork, lead: Lead, event: NoticeFacts, step: NextStep, *, working_days: int
-) -> None:
-    if lead.is_open and lead.episode == event.episode:
-        lead.next_step = step
-        lead.next_on = work.calendar.add_working_days(today(event.at), working_days).day
-
-
-def _note(work: MatchingWork, lead: Lead, item: Received[NoticeFacts]) -> None:
-    details = item.event.model_dump(include={"notice_id", "stage", "channel", "reference", "reason"})
-    work.note(lead, item.event.name.split(".")[1], item.cause, **details)
+_WORDS = {
+    NoticeHandedOver: Word.HANDED_OVER,
+    NoticeDelivered: Word.DELIVERED,
+    NoticeUnreached: Word.UNREACHED,
+    NoticeWithdrawn: Word.WITHDRAWN,
+}
 
 
 # -- parked keys ---------------------------------------------------------------------------------------
@@ -289,5 +262,5 @@ SUBSCRIPTIONS = (
     on(NoticeHandedOver, follow_notices),
     on(NoticeDelivered, follow_notices),
     on(NoticeWithdrawn, follow_notices),
-    on(NoticeUnreached, ask_for_visits),
+    on(NoticeUnreached, follow_notices),
 )

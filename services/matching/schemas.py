@@ -5,10 +5,11 @@ from datetime import date, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.matching.domain import Action, Case, End, Rule
-from shared.http import Body, Choice, Text
+from services.matching.ladder import VisitResult
+from shared.http import Body, Choice, Day, Text, Whole
 
 
 class EndByHand(StrEnum):
@@ -20,11 +21,40 @@ class EndByHand(StrEnum):
 
 
 class LeadAction(Body):
-    """What to do with a lead, and why. `end` goes with resolve, and only with it."""
+    """What to do with a lead, and why. `end` goes with resolve, and only with it.
+
+    `proof` goes with exempt, and only with it; so does `expires_on`, the last day of the exemption, which
+    without it comes from the city pack.
+    """
 
     action: Choice[Action]
     end: Choice[EndByHand] | None = None
     reason: Annotated[str, Text(500, lines=True)]
+    proof: Annotated[str, Text(500, lines=True)] | None = None
+    expires_on: Day | None = None
+
+
+class ExemptionIn(Body):
+    """Why a unit need insure nobody, what proves it, and until when; without a day as the city pack says."""
+
+    uscc: Annotated[str, Text(18)]
+    reason: Annotated[str, Text(500, lines=True)]
+    proof: Annotated[str, Text(500, lines=True)]
+    expires_on: Day | None = None
+
+
+class VisitReport(Body):
+    """What the town found, in one word and in its own."""
+
+    result: Choice[VisitResult]
+    note: Annotated[str, Text(500, lines=True)] | None = None
+
+
+class StockRelease(Body):
+    """How many of the stock to let go on, the oldest first, and of which town."""
+
+    count: Annotated[Whole, Field(ge=1, le=1000)]
+    town: Annotated[str, Text(64)] | None = None
 
 
 class Row(BaseModel):
@@ -64,7 +94,10 @@ class ClockOut(BaseModel):
 
 
 class LeadOut(Row):
-    """A lead. `reason` is the sentence for the official, `end_reason` why it ended, `held` why it is kept back."""
+    """A lead. `reason` is the sentence for the official, `end_reason` why it ended, `held` why it is kept back.
+
+    `notice` is the last word on the notice of this stage; `act_at` when the ladder goes on by itself.
+    """
 
     id: str
     rule: str
@@ -85,6 +118,8 @@ class LeadOut(Row):
     owner: str
     next_step: str | None
     next_on: date | None
+    notice: str | None
+    act_at: datetime | None
     opened_at: datetime
     ended_at: datetime | None
     not_before: datetime | None
@@ -128,18 +163,102 @@ class LeadDetail(LeadOut):
 
 
 class VisitOut(Row):
-    """A task for a town: a notice about the lead reached nobody, look in. `lead_state` is the lead's today."""
+    """A task for a town: look in. `lead_state` is the lead's today.
+
+    `reason` says why the notice reached nobody, or which stage of the ladder asks; then there is no notice.
+    """
 
     id: str
     lead_id: str
     lead_state: str
-    notice_id: str
+    notice_id: str | None
     uscc: str
     unit_name: str
     town: str | None
     state: str
     reason: str
     created_at: datetime
+    result: str | None
+    note: str | None
+    closed_at: datetime | None
+
+
+class ExemptionOut(Row):
+    """An exemption, valid through `expires_on` unless an official lifted it."""
+
+    uscc: str
+    unit_name: str
+    town: str | None
+    reason: str
+    proof: str
+    expires_on: date
+    granted_at: datetime
+    granted_by: str
+    lifted_at: datetime | None
+
+
+class StockTown(BaseModel):
+    """The stock of one town; `oldest` is the deadline that is longest over."""
+
+    town: str | None
+    count: int
+    oldest: date
+
+
+class StockOut(BaseModel):
+    """Units whose clock ran out before the system could tell them; a person lets them go on in portions."""
+
+    count: int
+    oldest: date | None
+    towns: list[StockTown]
+
+    @classmethod
+    def of(cls, rows: list[Any]) -> Self:
+        """The queue from its rows by town."""
+        towns = [StockTown(town=row.town, count=row.number, oldest=row.oldest) for row in rows]
+        oldest = min((town.oldest for town in towns), default=None)
+        return cls(count=sum(town.count for town in towns), oldest=oldest, towns=towns)
+
+
+class Released(BaseModel):
+    """How many were let go on."""
+
+    released: int
+
+
+class CheckOut(Row):
+    """The newest daily check, of the whole city. `lost`: open leads without owner, next step or next date."""
+
+    day: date
+    at: datetime
+    leads: int
+    places: dict[str, int]
+    overdue: int
+    lost: int
+    sound: bool
+
+
+class FunnelOut(BaseModel):
+    """Every lead in one place, now; `overdue` counts the open ones past their next date.
+
+    `checked` is shown to those who see the whole city.
+    """
+
+    leads: int
+    places: dict[str, int]
+    overdue: int
+    checked: CheckOut | None
+
+
+class StageOut(Row):
+    """A stage of the ladder; the wait begins with the first end of its notice."""
+
+    name: str
+    action: str
+    audience: str
+    minimum_evidence: str
+    wait_working_days: int
+    visit: bool
 
 
 class RuleOut(BaseModel):
@@ -154,14 +273,23 @@ class RuleOut(BaseModel):
     void_insurances: list[str]
     forms: list[str]
     evidence_class: str
-    stage: str
-    wait_working_days: int
+    ladder: list[StageOut]
+    follow_up_working_days: int
+    recheck_working_days: int
+    go_live_on: date
+    exemption_months: int
+    exemption_longest_months: int
     late_registration_wait_s: float
 
     @classmethod
     def of(cls, rule: Rule) -> Self:
         """A rule as it is shown."""
-        wait = rule.late_registration_wait.total_seconds()
-        return cls.model_validate(
-            {**asdict(rule), "kinds": sorted(rule.kinds), "late_registration_wait_s": wait}
-        )
+        shown = {
+            **asdict(rule),
+            "kinds": sorted(rule.kinds),
+            "ladder": [asdict(stage) for stage in rule.ladder.stages],
+            "follow_up_working_days": rule.ladder.follow_up_working_days,
+            "recheck_working_days": rule.ladder.recheck_working_days,
+            "late_registration_wait_s": rule.late_registration_wait.total_seconds(),
+        }
+        return cls.model_validate(shown)

@@ -7,7 +7,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.matching.domain import Rule
-from shared.documents import DocumentError, read_toml
+from services.matching.ladder import Evidence, Ladder, Stage
+from shared.documents import Document, DocumentError, read_toml
 from shared.settings import ServiceSettings
 
 
@@ -29,8 +30,8 @@ def read_rule(pack: Path, *, late_registration_wait_s: float | None = None) -> R
     document = read_toml(pack / "obliged.toml")
     rule = document.part("rules.R01")
     void = rule.texts("void_insurances")
-    ladder = rule.parts("ladder")
-    if not void or not ladder:
+    stages = tuple(_stage(part) for part in rule.parts("ladder"))
+    if not void or not stages:
         raise DocumentError(f"{pack / 'obliged.toml'}: rules.R01 needs insurances and a ladder")
     obliged = {part.need("insurance", str): part.texts("kinds") for part in document.parts("obliged")}
     minutes = read_toml(pack / "sending.toml").need("waits.late_registration_wait_minutes", float)
@@ -45,7 +46,27 @@ def read_rule(pack: Path, *, late_registration_wait_s: float | None = None) -> R
         void_insurances=void,
         forms=rule.texts("forms"),
         evidence_class=rule.need("evidence_class", str),
-        stage=ladder[0].need("name", str),
-        wait_working_days=ladder[0].need("wait_working_days", int),
+        ladder=Ladder(
+            stages,
+            follow_up_working_days=rule.need("follow_up_working_days", int),
+            recheck_working_days=rule.need("recheck_working_days", int),
+        ),
+        go_live_on=document.need("go_live_on", date),
+        exemption_months=rule.need("exemption_months", int),
+        exemption_longest_months=rule.need("exemption_longest_months", int),
         late_registration_wait=timedelta(seconds=wait),
+    )
+
+
+def _stage(part: Document) -> Stage:
+    minimum = part.need("minimum_evidence", str)
+    if minimum not in set(Evidence):
+        raise DocumentError(f"{part.file}: {part.at}.minimum_evidence must be {', '.join(Evidence)}")
+    return Stage(
+        name=part.need("name", str),
+        action=part.need("action", str),
+        audience=part.need("audience", str),
+        minimum_evidence=Evidence(minimum),
+        wait_working_days=part.need("wait_working_days", int),
+        visit=part.need("visit", bool),
     )

@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.matching import tables as t
-from services.matching.domain import Case, Clock, ClockState, Lead, Rule, Unit
+from services.matching.domain import STOCK, Case, Clock, ClockState, Lead, LeadState, Rule, Unit
+from services.matching.ladder import VisitState
 from shared.calendar import Year
 from shared.storage.database import insert_new, upsert
 
@@ -44,11 +45,19 @@ class Store:
         frozen = set(
             self._db.scalars(sa.select(t.frozen_key.c.subject).where(t.frozen_key.c.subject.in_(usccs)))
         )
+        exempt = {
+            row.uscc: row.expires_on
+            for row in self._db.execute(
+                sa.select(t.exemption.c.uscc, t.exemption.c.expires_on).where(
+                    t.exemption.c.uscc.in_(usccs), t.exemption.c.lifted_at.is_(None)
+                )
+            )
+        }
         cases = {}
         for uscc in usccs:
             unit, clock, lead = units.get(uscc), clocks.get(uscc), leads.get(uscc)
             self._loaded[uscc] = (unit, clock and replace(clock), lead and replace(lead))
-            cases[uscc] = Case(uscc, unit, clock, lead, starts.get(uscc), uscc in frozen)
+            cases[uscc] = Case(uscc, unit, clock, lead, starts.get(uscc), uscc in frozen, exempt.get(uscc))
         return cases
 
     def save(self, cases: Iterable[Case]) -> None:
@@ -78,19 +87,50 @@ class Store:
             )
         )
 
-    def resting_on(self, year: int, partition: int, *, days: int) -> list[str]:
-        """Units of a partition whose pending deadline the calendar of a year can change."""
-        reaches = (t.clock.c.deadline >= date(year, 1, 1)) & (
-            t.clock.c.established_on <= date(year, 12, 31) - timedelta(days=days)
+    def to_advance(self, now: datetime, limit: int) -> list[str]:
+        """Units whose lead has a step to take, longest ago first."""
+        return list(
+            self._db.scalars(
+                sa.select(t.lead.c.uscc)
+                .where(t.lead.c.act_at <= now)
+                .order_by(t.lead.c.act_at)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
         )
+
+    def oldest_stock(self, limit: int, *, towns: Collection[str]) -> list[str]:
+        """Units in the stock queue, in all of these towns, whose clock ran out longest ago."""
         return list(
             self._db.scalars(
                 sa.select(t.clock.c.uscc)
-                .where(t.clock.c.partition == partition, t.clock.c.state.in_(_PENDING))
-                .where(reaches | t.clock.c.provisional)
-                .order_by(t.clock.c.uscc)
+                .join(t.unit, t.unit.c.uscc == t.clock.c.uscc)
+                .where(_IN_STOCK, *(t.unit.c.town == town for town in towns))
+                .order_by(t.clock.c.due_at, t.clock.c.uscc)
+                .limit(limit)
+                .with_for_update(skip_locked=True, of=t.clock)
             )
         )
+
+    def resting_on(self, year: int, partition: int, *, days: int) -> list[str]:
+        """Units of a partition whose pending deadline, or running wait, the calendar of a year can change."""
+        reaches = (t.clock.c.deadline >= date(year, 1, 1)) & (
+            t.clock.c.established_on <= date(year, 12, 31) - timedelta(days=days)
+        )
+        waits = (t.lead.c.wait_from <= date(year, 12, 31)) & (
+            t.lead.c.act_at.is_(None) | (t.lead.c.next_on >= date(year, 1, 1))
+        )
+        pending = (
+            sa.select(t.clock.c.uscc)
+            .where(t.clock.c.partition == partition, t.clock.c.state.in_(_PENDING))
+            .where(reaches | t.clock.c.provisional)
+        )
+        waiting = (
+            sa.select(t.lead.c.uscc)
+            .join(t.clock, t.clock.c.uscc == t.lead.c.uscc)
+            .where(t.clock.c.partition == partition, waits)
+        )
+        return sorted(self._db.scalars(sa.union(pending, waiting)))
 
     def lead_unit(self, lead_id: str) -> str | None:
         """The unit that a lead is about."""
@@ -183,15 +223,73 @@ class Store:
 
     # -- visits ------------------------------------------------------------------------------------
 
-    def add_visits(self, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-        """Adds a visit for each notice that has none; returns the notices that got one."""
-        return {notice_id for (notice_id,) in insert_new(self._db, t.visit, rows, key=["notice_id"])}
+    def add_visits(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds the visits that are not there yet."""
+        insert_new(self._db, t.visit, rows, key=["id"])
+
+    def visited_for(self, notice_ids: Collection[str]) -> set[str]:
+        """Which of these notices a visit was asked for."""
+        return set(
+            self._db.scalars(sa.select(t.visit.c.notice_id).where(t.visit.c.notice_id.in_(notice_ids)))
+        )
+
+    def visit(self, id_: str) -> Any | None:
+        """One visit."""
+        return self._db.execute(sa.select(t.visit).where(t.visit.c.id == id_).with_for_update()).first()
+
+    def close_visit(self, id_: str, *, result: str, note: str | None, now: datetime) -> None:
+        """Writes down what a visit found."""
+        self._db.execute(
+            sa.update(t.visit)
+            .where(t.visit.c.id == id_)
+            .values(state=VisitState.DONE, result=result, note=note, closed_at=now)
+        )
+
+    def cancel_visits(self, episodes: Collection[tuple[str, int]], *, now: datetime) -> None:
+        """Nobody has to look in for these episodes of leads any more."""
+        ended = (t.visit.c.lead_id == sa.bindparam("ended_lead")) & (
+            t.visit.c.episode == sa.bindparam("ended_episode")
+        )
+        rows = [{"ended_lead": lead, "ended_episode": episode} for lead, episode in sorted(episodes)]
+        if rows:
+            self._db.execute(_cancelled(ended, now), rows)
+
+    def cancel_visits_for(self, notice_ids: Collection[str], *, now: datetime) -> None:
+        """These notices reached somebody after all."""
+        if notice_ids:
+            self._db.execute(_cancelled(t.visit.c.notice_id.in_(notice_ids), now))
+
+    # -- exemptions --------------------------------------------------------------------------------
+
+    def put_exemption(self, row: Mapping[str, Any]) -> bool:
+        """Keeps the exemption of a unit in place of an earlier one; True when there was none."""
+        known = self._db.scalar(sa.select(t.exemption.c.uscc).where(t.exemption.c.uscc == row["uscc"]))
+        upsert(self._db, t.exemption, [row], key=["uscc"], update=[name for name in row if name != "uscc"])
+        return known is None
+
+    def lift_exemption(self, uscc: str, *, now: datetime) -> None:
+        """Takes the exemption of a unit back."""
+        self._db.execute(
+            sa.update(t.exemption)
+            .where(t.exemption.c.uscc == uscc, t.exemption.c.lifted_at.is_(None))
+            .values(lifted_at=now)
+        )
+
+    # -- the daily check ---------------------------------------------------------------------------
+
+    def put_check(self, row: Mapping[str, Any]) -> None:
+        """Keeps the result of a day's check."""
+        upsert(self._db, t.funnel_check, [row], key=["day"], update=[name for name in row if name != "day"])
 
     def _of(self, table: sa.Table, usccs: Collection[str]) -> sa.CursorResult[Any]:
         # Locked in one order, so that two writers never wait for each other in a circle.
         return self._db.execute(
             sa.select(table).where(table.c.uscc.in_(usccs)).order_by(table.c.uscc).with_for_update()
         )
+
+
+_IN_STOCK = (t.clock.c.reason == sa.literal_column(f"'{STOCK}'")) & (t.clock.c.state == ClockState.HELD)
+# Written out, not bound: only so SQLite sees that the partial index holds the answer.
 
 
 # -- what the pages and routes read ----------------------------------------------------------------------
@@ -206,6 +304,93 @@ def next_look(db: sa.Connection) -> datetime | None:
         .limit(1)
     )
     return found
+
+
+def next_advance(db: sa.Connection) -> datetime | None:
+    """The instant of the earliest step of a lead that a wait leads up to."""
+    found: datetime | None = db.scalar(
+        sa.select(t.lead.c.act_at).where(t.lead.c.act_at.is_not(None)).order_by(t.lead.c.act_at).limit(1)
+    )
+    return found
+
+
+def count_leads(db: sa.Connection, *, town: str | None) -> list[Any]:
+    """How many leads stand alike: state, end, stage, notice, messaged, number."""
+    alike = (t.lead.c.state, t.lead.c.end, t.lead.c.stage, t.lead.c.notice, t.lead.c.messaged)
+    return list(
+        db.execute(
+            sa.select(*alike, sa.func.count().label("number"))
+            .join(t.unit, t.unit.c.uscc == t.lead.c.uscc)
+            .where(*_in_town(town))
+            .group_by(*alike)
+        )
+    )
+
+
+def count_all_leads(db: sa.Connection) -> int:
+    """How many leads there are, whatever is known of their unit."""
+    return db.scalar(sa.select(sa.func.count()).select_from(t.lead)) or 0
+
+
+def count_overdue(db: sa.Connection, day: date, *, town: str | None) -> int:
+    """Open leads whose next date lies before a day."""
+    return (
+        db.scalar(
+            sa.select(sa.func.count())
+            .select_from(t.lead.join(t.unit, t.unit.c.uscc == t.lead.c.uscc))
+            .where(t.lead.c.state != LeadState.ENDED, t.lead.c.next_on < day, *_in_town(town))
+        )
+        or 0
+    )
+
+
+def count_lost(db: sa.Connection) -> int:
+    """Open leads that nobody owns, or that lack a next step or a date for it."""
+    lacks = (t.lead.c.owner == "") | t.lead.c.next_step.is_(None) | t.lead.c.next_on.is_(None)
+    return (
+        db.scalar(
+            sa.select(sa.func.count()).select_from(t.lead).where(t.lead.c.state != LeadState.ENDED, lacks)
+        )
+        or 0
+    )
+
+
+def last_check(db: sa.Connection) -> Any | None:
+    """The newest daily check."""
+    return db.execute(sa.select(t.funnel_check).order_by(t.funnel_check.c.day.desc()).limit(1)).first()
+
+
+def stock(db: sa.Connection, *, town: str | None) -> list[Any]:
+    """The stock queue by town: town, number, oldest deadline."""
+    return list(
+        db.execute(
+            sa.select(
+                t.unit.c.town,
+                sa.func.count().label("number"),
+                sa.func.min(t.clock.c.deadline).label("oldest"),
+            )
+            .join(t.unit, t.unit.c.uscc == t.clock.c.uscc)
+            .where(_IN_STOCK, *_in_town(town))
+            .group_by(t.unit.c.town)
+            .order_by(t.unit.c.town)
+        )
+    )
+
+
+def list_exemptions(
+    db: sa.Connection, *, uscc: str | None, town: str | None, after: str, limit: int
+) -> list[Any]:
+    """Exemptions with their unit's name and town, by USCC; one more than `limit` when there are more."""
+    wanted = [] if uscc is None else [t.exemption.c.uscc == uscc]
+    return list(
+        db.execute(
+            sa.select(t.exemption, t.unit.c.name.label("unit_name"), t.unit.c.town)
+            .join(t.unit, t.unit.c.uscc == t.exemption.c.uscc)
+            .where(t.exemption.c.uscc > after, *wanted, *_in_town(town))
+            .order_by(t.exemption.c.uscc)
+            .limit(limit + 1)
+        )
+    )
 
 
 def complete(db: sa.Connection, dataset: str = PARTICIPATIONS) -> dict[int, date]:
@@ -308,6 +493,14 @@ def _leads() -> sa.Select[Any]:
 
 def _in_town(town: str | None) -> list[sa.ColumnElement[bool]]:
     return [] if town is None else [t.unit.c.town == town]
+
+
+def _cancelled(which: sa.ColumnElement[bool], now: datetime) -> sa.Update:
+    return (
+        sa.update(t.visit)
+        .where(which, t.visit.c.state == VisitState.OPEN)
+        .values(state=VisitState.CANCELLED, closed_at=now)
+    )
 
 
 def _days(texts: Iterable[str]) -> frozenset[date]:

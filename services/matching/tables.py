@@ -79,9 +79,23 @@ clock = sa.Table(
     sa.Column("state", _choice(ClockState), nullable=False),
     sa.Column("reason", sa.String(32), comment="why it is stopped or held"),
     sa.Column("not_before", Instant, comment="set where it had run out before the unit was registered"),
+    sa.Column(
+        "released",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="a person let it out of the stock",
+    ),
     # The poll reads this index from its front, so it costs the same however many clocks are pending.
     sa.Index("clock_look_at", "look_at"),
     sa.Index("clock_deadline", "partition", "state", "deadline"),
+    sa.Index(
+        "clock_stock",
+        "due_at",
+        "uscc",
+        sqlite_where=sa.text("reason = 'stock'"),
+        postgresql_where=sa.text("reason = 'stock'"),
+    ),
     comment="the legal clock of every unit",
 )
 
@@ -105,10 +119,32 @@ lead = sa.Table(
     sa.Column("not_before", Instant),
     sa.Column("next_step", sa.String(32)),
     sa.Column("next_on", sa.Date),
+    sa.Column(
+        "notice", sa.String(16), comment="last word on the notice of this stage; None: it has not ended"
+    ),
+    sa.Column(
+        "messaged",
+        sa.Boolean,
+        nullable=False,
+        server_default=sa.false(),
+        comment="a message of this episode was handed over",
+    ),
+    sa.Column("wait_left", sa.Integer, comment="working days that the wait still counts after wait_from"),
+    sa.Column("wait_from", sa.Date, comment="None: the wait stands still, or there is none"),
+    sa.Column(
+        "act_at", Instant, comment="when the step after the wait is taken; None: only news brings it on"
+    ),
     sa.Column("end", sa.String(32)),
     sa.Column("end_reason", sa.Text),
     sa.Column("ended_at", Instant),
     sa.UniqueConstraint("uscc", "rule"),
+    # Most leads wait for news or have ended: only those with a step to take are in it.
+    sa.Index(
+        "lead_act_at",
+        "act_at",
+        sqlite_where=sa.text("act_at IS NOT NULL"),
+        postgresql_where=sa.text("act_at IS NOT NULL"),
+    ),
     comment="suspected breaches; reopened as a new episode, never doubled",
 )
 
@@ -131,15 +167,50 @@ visit = sa.Table(
     metadata,
     sa.Column("seq", Serial, primary_key=True),
     sa.Column("id", sa.String(36), nullable=False, unique=True),
-    sa.Column("notice_id", sa.String(128), nullable=False, unique=True),
+    sa.Column(
+        "notice_id",
+        sa.String(128),
+        unique=True,
+        comment="the notice that reached nobody; None: the stage asks for it",
+    ),
     sa.Column("lead_id", sa.String(64), nullable=False),
+    sa.Column("episode", sa.Integer, nullable=False, server_default="1"),
     sa.Column("uscc", _USCC, nullable=False),
     sa.Column("town", sa.String(64)),
-    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, comment="open, done, cancelled"),
     sa.Column("reason", sa.String(64), nullable=False),
     sa.Column("created_at", Instant, nullable=False),
+    sa.Column("result", sa.String(32)),
+    sa.Column("note", sa.Text),
+    sa.Column("closed_at", Instant),
     sa.Index("visit_of_town", "town", "seq"),
-    comment="tasks for a town: a notice reached nobody, look in",
+    sa.Index("visit_of_lead", "lead_id"),
+    comment="tasks for a town: a notice reached nobody or the ladder asks for it, look in",
+)
+
+exemption = sa.Table(
+    "exemption",
+    metadata,
+    sa.Column("uscc", _USCC, primary_key=True),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("proof", sa.Text, nullable=False),
+    sa.Column("expires_on", sa.Date, nullable=False, comment="its last day"),
+    sa.Column("granted_at", Instant, nullable=False),
+    sa.Column("granted_by", sa.String(128), nullable=False),
+    sa.Column("lifted_at", Instant, comment="when an official took it back"),
+    comment="units that need insure nobody for a time; the newest per unit",
+)
+
+funnel_check = sa.Table(
+    "funnel_check",
+    metadata,
+    sa.Column("day", sa.Date, primary_key=True),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("leads", sa.Integer, nullable=False),
+    sa.Column("places", sa.JSON, nullable=False),
+    sa.Column("overdue", sa.Integer, nullable=False, comment="open leads past their next date"),
+    sa.Column("lost", sa.Integer, nullable=False, comment="open leads without owner, next step or next date"),
+    comment="the daily check that every lead is in one place and none stands still",
 )
 
 frozen_key = sa.Table(

@@ -4,15 +4,28 @@ from collections.abc import Iterable
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import sqlalchemy as sa
 
-from services.matching.domain import Case, Circumstances, Fact, Lead, Rule, Step, consider
+from services.matching.domain import Case, Circumstances, End, Fact, Lead, Rule, Step, consider
+from services.matching.ladder import CORRECTION, VisitState
 from services.matching.store import PARTICIPATIONS, Store
 from services.matching.tables import PLUMBING
 from shared.calendar import Calendar
 from shared.events.base import Event
-from shared.events.matching import LeadChanged, LeadHeld, LeadOpened, LeadReleased, LeadResolved, Void
+from shared.events.matching import (
+    LeadAdvanced,
+    LeadChanged,
+    LeadCorrected,
+    LeadFacts,
+    LeadHeld,
+    LeadOpened,
+    LeadReleased,
+    LeadResolved,
+    VisitRequested,
+    Void,
+)
 from shared.storage.work import Cause, Work
 
 
@@ -27,6 +40,8 @@ class MatchingWork(Work):
         self.store = Store(db, rule)
         self._pack_calendar = calendar
         self._history: list[dict[str, Any]] = []
+        self._visits: list[dict[str, Any]] = []
+        self._ended: set[tuple[str, int]] = set()
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -66,6 +81,38 @@ class MatchingWork(Work):
         self.audit(f"lead.{step.fact}", lead.id, cause=cause, episode=lead.episode, detail=step.detail)
         reasons = {Fact.OPENED: lead.reason, Fact.CHANGED: lead.reason, Fact.RESOLVED: lead.end_reason}
         self.note(lead, step.fact, cause, detail=step.detail, reason=reasons.get(step.fact))
+        if step.visit:
+            town = case.unit.town if case.unit else None
+            self.ask_for_visit(
+                lead, cause, town=town, reason=step.detail, episode=lead.episode, notice_id=None
+            )
+        if step.fact is Fact.RESOLVED:
+            self._ended.add((lead.id, lead.episode))
+
+    def ask_for_visit(
+        self, lead: Lead, cause: Cause, *, town: str | None, reason: str, episode: int, notice_id: str | None
+    ) -> None:
+        """Asks the town to look in; where that is over already, the visit is on record as cancelled.
+
+        One per notice, or without a notice one per stage of an episode.
+        """
+        about = notice_id or f"{lead.id}:{episode}:{lead.stage}"
+        row = {
+            "id": str(uuid5(NAMESPACE_OID, f"visit:{about}")),
+            "notice_id": notice_id,
+            "lead_id": lead.id,
+            "episode": episode,
+            "uscc": lead.uscc,
+            "town": town,
+            "state": VisitState.CANCELLED,
+            "reason": reason,
+            "created_at": self.now,
+        }
+        if lead.is_open and lead.episode == episode:
+            row["state"] = VisitState.OPEN
+            told = {name: row[name] for name in ("lead_id", "uscc", "town", "reason")}
+            self.emit(VisitRequested(visit_id=row["id"], **told), cause=cause)
+        self._visits.append(row)
 
     def note(self, lead: Lead, action: str, cause: Cause, **details: Any) -> None:
         """A line in the history of a lead."""
@@ -81,10 +128,12 @@ class MatchingWork(Work):
         )
 
     def save(self, cases: dict[str, Case]) -> None:
-        """Writes what has changed."""
+        """Writes what has changed. Visits of what has ended meanwhile are cancelled."""
         self.store.save(cases.values())
         self.store.add_history(self._history)
-        self._history = []
+        self.store.add_visits(self._visits)
+        self.store.cancel_visits(self._ended, now=self.now)
+        self._history, self._visits, self._ended = [], [], set()
 
 
 def _event(case: Case, lead: Lead, step: Step, rule: Rule, public_reason: str | None) -> Event:
@@ -100,24 +149,40 @@ def _event(case: Case, lead: Lead, step: Step, rule: Rule, public_reason: str | 
             episode=lead.episode,
             end=step.detail,
             reason=public_reason or lead.end_reason or "",
-            by_official=public_reason is not None,
+            by_official=public_reason is not None or step.detail == End.EXEMPT,
         )
+    if step.fact is Fact.CORRECTED:
+        facts = _facts(case, lead, rule)
+        nothing_voids_it = Void(insurances=[], forms=[])
+        return LeadCorrected(**{**facts, "stage": CORRECTION, "void": nothing_voids_it}, end=step.detail)
+    return _OF[step.fact](**_facts(case, lead, rule))
+
+
+_OF: dict[Fact, type[LeadFacts]] = {
+    Fact.OPENED: LeadOpened,
+    Fact.CHANGED: LeadChanged,
+    Fact.ADVANCED: LeadAdvanced,
+}
+
+
+def _facts(case: Case, lead: Lead, rule: Rule) -> dict[str, Any]:
     unit = case.unit
     assert unit is not None  # noqa: S101 - no lead without a unit
-    return (LeadOpened if step.fact is Fact.OPENED else LeadChanged)(
-        **key,
-        rule=lead.rule,
-        unit_name=unit.name,
-        kind=unit.kind,
-        town=unit.town,
-        established_on=lead.established_on,
-        deadline=lead.deadline,
-        episode=lead.episode,
-        stage=lead.stage,
-        reason=lead.reason,
-        evidence_class=lead.evidence_class,
-        void=Void(insurances=list(rule.void_insurances), forms=list(rule.forms)),
-        contact_version=unit.contact_version,
-        held=lead.held,
-        not_before=lead.not_before,
-    )
+    return {
+        "lead_id": lead.id,
+        "uscc": lead.uscc,
+        "rule": lead.rule,
+        "unit_name": unit.name,
+        "kind": unit.kind,
+        "town": unit.town,
+        "established_on": lead.established_on,
+        "deadline": lead.deadline,
+        "episode": lead.episode,
+        "stage": lead.stage,
+        "reason": lead.reason,
+        "evidence_class": lead.evidence_class,
+        "void": Void(insurances=list(rule.void_insurances), forms=list(rule.forms)),
+        "contact_version": unit.contact_version,
+        "held": lead.held,
+        "not_before": lead.not_before,
+    }

@@ -14,6 +14,8 @@ EVENTS: dict[str, type[Event]] = {
 }
 
 OUTSIDE_READERS: dict[str, str] = {
+    "matching.lead_advanced.v1": "GET /matching/v1/leads shows the stage; notify sends its message",
+    "matching.lead_corrected.v1": "GET /matching/v1/leads shows the end; notify sends the correction",
     "matching.visit_requested.v1": "the towns' task lists read it through GET /matching/v1/visits; notify writes to staff from issue B on",
 }
 """Events that no service consumes, each with the reader that it is published for."""

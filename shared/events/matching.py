@@ -56,6 +56,23 @@ class LeadChanged(LeadFacts):
     name: ClassVar[str] = "matching.lead_changed.v1"
 
 
+class LeadAdvanced(LeadFacts):
+    """Nothing had happened by the end of a wait: the message of the next `stage` is due."""
+
+    name: ClassVar[str] = "matching.lead_advanced.v1"
+
+
+class LeadCorrected(LeadFacts):
+    """A lead ended as an error (`end`: wrong_data, no_obligation) after a message about it was handed over.
+
+    `stage` is correction. The facts are those that the message rested on, so the last look finds others;
+    nothing voids a correction, it has to leave. At most one per episode.
+    """
+
+    name: ClassVar[str] = "matching.lead_corrected.v1"
+    end: str
+
+
 class LeadHeld(Event):
     """Messages about a lead are kept back for one more reason: paused, code, disputed, parked, suspended."""
 
@@ -91,7 +108,7 @@ class LeadResolved(Event):
 
 
 class VisitRequested(Event):
-    """The town should look in: a notice about this lead reached nobody."""
+    """The town should look in. `reason`: why the notice reached nobody, or the stage that asks for a visit."""
 
     name: ClassVar[str] = "matching.visit_requested.v1"
     visit_id: str
@@ -104,6 +121,8 @@ class VisitRequested(Event):
 EVENTS: tuple[type[Event], ...] = (
     LeadOpened,
     LeadChanged,
+    LeadAdvanced,
+    LeadCorrected,
     LeadHeld,
     LeadReleased,
     LeadResolved,

@@ -8,12 +8,14 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
+from structlog.testing import capture_logs
 
 from services.matching.app import build
 from services.matching.commands import look_at_clocks
 from services.matching.settings import MatchingSettings
 from services.matching.store import next_look
-from services.matching.tables import metadata
+from services.matching.tables import lead, metadata, unit
 from shared.auth import SCOPES, LocalIssuer
 from shared.clock import FrozenClock
 from shared.events.base import Event
@@ -21,8 +23,9 @@ from shared.events.registry import DataComplete
 from shared.http import routes_without_access
 from shared.messaging.bus import partition_of
 from shared.messaging.in_process import InProcessBus
+from shared.service import Duty
 from tests.support.cutting import message
-from tests.support.matching import LEAD, USCC, at, registered, started, unreached
+from tests.support.matching import LEAD, USCC, at, handed_over, registered, started, unreached
 
 OTHER = "91371082MA3XTE5T9N"
 
@@ -57,6 +60,17 @@ class Suite:
 
     async def next_due(self) -> datetime | None:
         return await self.service.core.read(next_look)
+
+    async def duty(self, name: str) -> bool:
+        """One step of what the service does by itself."""
+        return await self._duty(name).step()
+
+    async def due(self, name: str) -> datetime | None:
+        now = self.clock.now()
+        return await self.service.core.read(lambda db: self._duty(name).next_due(db, now))
+
+    def _duty(self, name: str) -> Duty:
+        return next(duty for duty in self.service.duties if duty.name == name)
 
     def headers(self, *scopes: str, town: str | None = None) -> dict[str, str]:
         token = self._issuer.token("official", town=town, scopes=scopes or SCOPES, ttl=timedelta(days=90))
@@ -192,6 +206,9 @@ def test_an_official_resolves_and_reopens(tmp_path: Path) -> None:
         ({"action": "resolve", "reason": "x"}, "/end"),
         ({"action": "note", "end": "wrong_data", "reason": "x"}, "/end"),
         ({"action": "resolve", "end": "exempt", "reason": "x"}, "/end"),
+        ({"action": "exempt", "reason": "x"}, "/proof"),
+        ({"action": "note", "reason": "x", "proof": "x"}, "/proof"),
+        ({"action": "note", "reason": "x", "expires_on": "2026-06-30"}, "/expires_on"),
         ({"action": "resolve", "end": "enrolled", "reason": "x"}, "/end"),
         ({"action": "note"}, "/reason"),
         ({"action": "note", "reason": "  "}, "/reason"),
@@ -267,10 +284,25 @@ def test_every_route_states_who_may(tmp_path: Path) -> None:
         assert routes_without_access(suite.service.app) == []
         await suite.open_lead()
         client.headers.update(suite.headers("units:read"))
-        for path in ("/v1/clocks?uscc=x", "/v1/leads", f"/v1/leads/{LEAD}", "/v1/visits", "/v1/rules"):
+        for path in (
+            "/v1/clocks?uscc=x",
+            "/v1/leads",
+            f"/v1/leads/{LEAD}",
+            "/v1/visits",
+            "/v1/rules",
+            "/v1/exemptions",
+            "/v1/stock",
+            "/v1/funnel",
+        ):
             assert (await client.get(path)).status_code == 403, path
-        note = {"action": "note", "reason": "x"}
-        assert (await client.post(f"/v1/leads/{LEAD}/actions", json=note)).status_code == 403
+        client.headers.update(suite.headers("leads:read", "visits:read"))
+        for path, body in (
+            (f"/v1/leads/{LEAD}/actions", {"action": "note", "reason": "x"}),
+            ("/v1/exemptions", {"uscc": USCC, "reason": "x", "proof": "x"}),
+            ("/v1/visits/x/result", {"result": "promised"}),
+            ("/v1/stock/release", {"count": 1}),
+        ):
+            assert (await client.post(path, json=body)).status_code == 403, path
 
     run(tmp_path, story)
 
@@ -284,5 +316,178 @@ def test_time_has_to_be_looked_at_when_a_clock_runs_out(tmp_path: Path) -> None:
         suite.clock.move_to(at("2026-02-10"))
         await suite.service.core.run(look_at_clocks)
         assert await suite.next_due() is None
+
+    run(tmp_path, story)
+
+
+# -- exemptions, visits, stock, funnel -----------------------------------------------------------------------
+
+
+def test_an_official_exempts_with_proof(tmp_path: Path) -> None:
+    """The lead answers as ended; the exemption is listed with its last day; proof is a must."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.open_lead()
+        path = f"/v1/leads/{LEAD}/actions"
+        refused = await client.post(path, json={"action": "exempt", "reason": "无雇工"})
+        assert [error["pointer"] for error in refused.json()["errors"]] == ["/proof"]
+        body = {"action": "exempt", "reason": "无雇工", "proof": "承诺书", "expires_on": "2026-06-30"}
+        answer = await client.post(path, json=body)
+        assert (answer.status_code, answer.json()["end"]) == (200, "exempt")
+        (kept,) = await items(client, "/v1/exemptions", params={"uscc": USCC})
+        assert (kept["expires_on"], kept["proof"], kept["granted_by"]) == ("2026-06-30", "承诺书", "official")
+        (clock,) = await items(client, "/v1/clocks", params={"uscc": USCC})
+        assert (clock["state"], clock["reason"]) == ("stopped", "exempt")
+
+    run(tmp_path, story)
+
+
+def test_a_unit_is_exempted_before_it_has_a_lead(tmp_path: Path) -> None:
+    """201, then 200 in place of the first; a unit nobody knows is 404, another town's too."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.tell(registered())
+        body = {"uscc": USCC, "reason": "分支机构由总公司参保", "proof": "总公司证明"}
+        answer = await client.post("/v1/exemptions", json=body)
+        assert (answer.status_code, answer.json()["expires_on"]) == (201, "2027-01-12")
+        again = await client.post("/v1/exemptions", json={**body, "expires_on": "2026-03-31"})
+        assert (again.status_code, again.json()["expires_on"]) == (200, "2026-03-31")
+        assert (await client.post("/v1/exemptions", json={**body, "uscc": OTHER})).status_code == 404
+        late = await client.post("/v1/exemptions", json={**body, "expires_on": "2030-01-01"})
+        assert (late.status_code, late.json()["errors"][0]["pointer"]) == (422, "/expires_on")
+        client.headers.update(suite.headers(town="崖头街道"))
+        assert (await client.post("/v1/exemptions", json=body)).status_code == 404
+        assert await items(client, "/v1/exemptions") == []
+
+    run(tmp_path, story)
+
+
+def test_a_town_reports_its_visit(tmp_path: Path) -> None:
+    """Once; the answer is the lead with its next step, the list shows what was found."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.open_lead()
+        await suite.tell(unreached())
+        (visit,) = await items(client, "/v1/visits")
+        path, body = f"/v1/visits/{visit['id']}/result", {"result": "no_employees", "note": "夫妻店"}
+        client.headers.update(suite.headers(town="崖头街道"))
+        assert (await client.post(path, json=body)).status_code == 404
+        client.headers.update(suite.headers(town="寻山街道"))
+        answer = await client.post(path, json=body)
+        assert (answer.status_code, answer.json()["next_step"]) == (200, "exemption")
+        assert (await client.post(path, json=body)).json()["code"] == "visit_closed"
+        (visit,) = await items(client, "/v1/visits", params={"state": "done"})
+        assert (visit["result"], visit["note"]) == ("no_employees", "夫妻店")
+        unknown = await client.post(path, json={"result": "maybe"})
+        assert unknown.json()["errors"][0]["pointer"] == "/result"
+        assert (await client.post("/v1/visits/none/result", json=body)).status_code == 404
+
+    run(tmp_path, story)
+
+
+def test_the_stock_is_counted_and_released_by_town(tmp_path: Path) -> None:
+    """A town's official sees and releases the town's own only."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.tell(DataComplete(dataset="participations", through=date(2026, 1, 11)))
+        for n, town in enumerate(("寻山街道", "寻山街道", "崖头街道")):
+            day = date(2025, 11, 20 - n)
+            await suite.tell(registered(uscc=f"unit-{n}", origin="batch", established_on=day, town=town))
+        stock = (await client.get("/v1/stock")).json()
+        assert (stock["count"], stock["oldest"]) == (3, "2025-12-18")
+        assert {town["town"]: town["count"] for town in stock["towns"]} == {"寻山街道": 2, "崖头街道": 1}
+        assert (await client.post("/v1/stock/release", json={"count": 0})).status_code == 422
+        client.headers.update(suite.headers(town="寻山街道"))
+        assert (await client.get("/v1/stock")).json()["count"] == 2
+        mine = await client.post("/v1/stock/release", json={"count": 1})
+        assert mine.json() == {"released": 1}
+        theirs = await client.post("/v1/stock/release", json={"count": 9, "town": "崖头街道"})
+        assert theirs.json() == {"released": 0}
+        client.headers.update(suite.headers())
+        assert (await client.get("/v1/stock")).json()["count"] == 2
+
+    run(tmp_path, story)
+
+
+def test_the_funnel_holds_every_lead_once(tmp_path: Path) -> None:
+    """Now, and as the last daily check of the city found it; a town sees its own figures."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.open_lead()
+        funnel = (await client.get("/v1/funnel")).json()
+        assert (funnel["leads"], funnel["overdue"], funnel["checked"]) == (1, 0, None)
+        assert funnel["places"]["opened_not_sent"] == 1
+        await suite.tell(handed_over())
+        suite.clock.move_to(at("2026-03-03", "00:10"))
+        assert await suite.duty("funnel")
+        funnel = (await client.get("/v1/funnel", params={"town": "寻山街道"})).json()
+        assert (funnel["places"]["reminded"], funnel["overdue"]) == (1, 1)
+        checked = funnel["checked"]
+        assert (checked["day"], checked["leads"], checked["overdue"]) == ("2026-03-03", 1, 1)
+        assert (checked["sound"], checked["places"]["reminded"]) == (True, 1)
+        assert (await client.get("/v1/funnel", params={"town": "崖头街道"})).json()["leads"] == 0
+        client.headers.update(suite.headers(town="崖头街道"))
+        funnel = (await client.get("/v1/funnel")).json()
+        assert (funnel["leads"], funnel["overdue"], funnel["checked"]) == (0, 0, None)
+        assert (await client.get("/v1/funnel", params={"town": "寻山街道"})).status_code == 404
+
+    run(tmp_path, story)
+
+
+def test_the_funnel_is_checked_daily_ten_minutes_after_midnight(tmp_path: Path) -> None:
+    """Missed days are one check; figures are metrics; what stands still or is lost raises an alarm."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        assert await suite.due("funnel") == at("2026-01-12", "00:10")
+        await suite.open_lead()
+        await suite.duty("funnel")
+        assert await suite.due("funnel") == at("2026-02-11", "00:10")
+        suite.clock.move_to(at("2026-02-20"))
+        with capture_logs() as logs:
+            await suite.duty("funnel")
+        assert [line["event"] for line in logs] == ["leads_stand_still"]
+        assert await suite.due("funnel") == at("2026-02-21", "00:10")
+        metrics = (await client.get("/metrics")).text
+        assert 'yingbao_matching_leads{place="opened_not_sent"} 1.0' in metrics
+        assert 'yingbao_matching_leads{place="held"} 0.0' in metrics
+        assert "yingbao_matching_leads_overdue 1.0" in metrics
+        with suite.service.core.database.write() as db:
+            db.execute(sa.update(lead).values(next_on=None))
+        with capture_logs() as logs:
+            await suite.duty("funnel")
+        assert [line["event"] for line in logs] == ["funnel_unsound"]
+        checked = (await client.get("/v1/funnel")).json()["checked"]
+        assert (checked["lost"], checked["sound"], checked["overdue"]) == (1, False, 0)
+
+    run(tmp_path, story)
+
+
+def test_a_lead_whose_unit_is_missing_makes_the_funnel_unsound(tmp_path: Path) -> None:
+    """The places are counted by way of the units, the leads without: the sums must agree."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.open_lead()
+        with suite.service.core.database.write() as db:
+            db.execute(sa.delete(unit))
+        await suite.duty("funnel")
+        checked = (await client.get("/v1/funnel")).json()["checked"]
+        assert (checked["leads"], checked["sound"]) == (1, False)
+
+    run(tmp_path, story)
+
+
+def test_the_ladder_is_due_when_a_wait_is_over(tmp_path: Path) -> None:
+    """The duty names the instant of the step, and takes it."""
+
+    async def story(suite: Suite, client: httpx.AsyncClient) -> None:
+        await suite.open_lead()
+        assert await suite.due("ladder") is None
+        await suite.tell(handed_over())
+        assert await suite.due("ladder") == at("2026-03-02", "00:00")
+        suite.clock.move_to(at("2026-03-02", "00:00"))
+        assert await suite.duty("ladder")
+        assert await suite.due("ladder") is None
+        found = (await client.get(f"/v1/leads/{LEAD}")).json()
+        assert (found["stage"], found["notice"], found["act_at"]) == ("second_reminder", None, None)
 
     run(tmp_path, story)

@@ -59,6 +59,7 @@ unit_facts = st.fixed_dictionaries(
         "status": st.sampled_from(["active", "active", "suspended"]),
         "code_confirmed": st.booleans(),
         "unit_name": st.sampled_from(["甲公司", "乙公司"]),
+        "origin": st.sampled_from(["single", "single", "batch"]),
     }
 )
 DAYS = (date(2026, 1, 20), date(2026, 2, 9), date(2026, 2, 12), date(2026, 2, 20))
@@ -74,16 +75,22 @@ participations = st.builds(
 """A participation is the same each time it is spoken of."""
 
 notices = st.builds(
-    lambda uscc, number, episode: {
+    lambda uscc, number, episode, stage, day: {
         "uscc": uscc,
         "lead_id": f"R01-{uscc}",
         "notice_id": f"notice-{number}",
         "episode": episode,
+        "stage": stage,
+        "at": at(day),
     },
     usccs,
     numbers,
     st.integers(1, 2),
+    st.sampled_from(["reminder", "reminder", "second_reminder", "correction"]),
+    st.sampled_from(["2026-01-05", "2026-02-10"]),
 )
+"""The wait after a notice of January is over, so that whatever comes next takes the step."""
+
 year_2026 = CALENDAR.years[2026]
 events: st.SearchStrategy[Event] = st.one_of(
     st.builds(lambda facts: registered(**facts), unit_facts),

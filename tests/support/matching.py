@@ -10,9 +10,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.matching import tables
-from services.matching.commands import ActOnLead, act_on_lead, look_at_clocks
+from services.matching.commands import (
+    ActOnLead,
+    GrantExemption,
+    ReleaseStock,
+    ReportVisit,
+    act_on_lead,
+    advance_leads,
+    grant_exemption,
+    look_at_clocks,
+    release_stock,
+    report_visit,
+)
 from services.matching.domain import Action, Case
 from services.matching.handlers import SUBSCRIPTIONS, freeze, thaw
+from services.matching.ladder import VisitResult
 from services.matching.settings import read_rule
 from services.matching.work import MatchingWork
 from shared.calendar import Calendar, load_calendar
@@ -206,15 +218,23 @@ class Matching:
         self.look()
 
     def look(self) -> int:
-        """What the service's duty does when time has come; returns how many portions it took."""
+        """What the duty of the clocks does when time has come; returns how many portions it took."""
+        return self._portions(look_at_clocks)
+
+    def climb(self) -> int:
+        """The same of the ladder's duty."""
+        return self._portions(advance_leads)
+
+    def _portions(self, duty: Callable[[MatchingWork], bool]) -> int:
         portions = 0
-        while self.run(look_at_clocks):
+        while self.run(duty):
             portions += 1
         return portions
 
     def move_to(self, day: str, time: str = "00:00") -> None:
         self.clock.move_to(at(day, time))
         self.look()
+        self.climb()
 
     def live_to(self, day: str) -> None:
         """Days go by on which participations are complete as soon as the day is over."""
@@ -228,11 +248,34 @@ class Matching:
         return asyncio.run(self.world.run(do))
 
     def act(
-        self, action: str, reason: str = "核实", *, end: str | None = None, town: str | None = None
+        self,
+        action: str,
+        reason: str = "核实",
+        *,
+        end: str | None = None,
+        town: str | None = None,
+        expires_on: date | None = None,
     ) -> Case:
-        item = ActOnLead(LEAD, Action(action), end, reason, town, OFFICIAL)
+        item = ActOnLead(
+            LEAD, Action(action), end, reason, town, OFFICIAL, proof="证明", expires_on=expires_on
+        )
         found: Case = self.run(lambda work: act_on_lead(work, item))
         return found
+
+    def exempt(self, uscc: str = USCC, *, expires_on: date | None = None, town: str | None = None) -> None:
+        item = GrantExemption(uscc, "无雇工", "承诺书", expires_on, town, OFFICIAL)
+        self.run(lambda work: grant_exemption(work, item))
+
+    def report(
+        self, result: str = "promised", *, note: str | None = None, visit: int = 0, town: str | None = None
+    ) -> None:
+        id_ = self.rows(tables.visit)[visit].id
+        item = ReportVisit(id_, VisitResult(result), note, town, OFFICIAL)
+        self.run(lambda work: report_visit(work, item))
+
+    def release(self, count: int, *towns: str) -> int:
+        released: int = self.run(lambda work: release_stock(work, ReleaseStock(count, towns, OFFICIAL)))
+        return released
 
     def case(self, uscc: str = USCC) -> Case:
         found: Case = self.run(lambda work: work.cases([uscc])[uscc])

@@ -103,7 +103,7 @@ def test_targets_are_the_plans_yearly_figures() -> None:
 
 
 def test_r01_and_its_clock() -> None:
-    """Who is obliged, for how long, what ends it, and the first step of the ladder."""
+    """Who is obliged, for how long, what ends it, and the steps of the ladder: weak evidence stops at the second."""
     document = read_toml(PACK / "obliged.toml")
     assert document.need("go_live_on", date) == date(2026, 1, 1)
     assert document.need("clock.days", int) == 30
@@ -116,9 +116,14 @@ def test_r01_and_its_clock() -> None:
     assert rule.texts("void_insurances") == ("pension", "unemployment", "injury")
     assert rule.texts("forms") == ("employer",)
     assert rule.need("evidence_class", str) == "weak"
-    (first,) = rule.parts("ladder")
-    assert (first.need("stage", int), first.need("name", str)) == (1, "reminder")
-    assert first.need("wait_working_days", int) == 10
+    ladder = rule.parts("ladder")
+    assert [stage.need("stage", int) for stage in ladder] == [1, 2, 3, 4, 5]
+    assert [stage.need("name", str) for stage in ladder][:2] == ["reminder", "second_reminder"]
+    assert [stage.need("wait_working_days", int) for stage in ladder] == [10, 10, 15, 0, 0]
+    minimum = [stage.need("minimum_evidence", str) for stage in ladder]
+    assert minimum == ["weak", "weak", "medium", "medium", "strong"]
+    assert [stage.need("visit", bool) for stage in ladder] == [False, True, False, False, False]
+    assert all(stage.need("confirm", str) == "待确认" for stage in ladder)
 
 
 def test_sending_hours_and_waits() -> None:
