@@ -12,6 +12,7 @@ from services.registry.api import Room, looks, router
 from services.registry.commands import complete_live_days
 from services.registry.domain import City, DataSet, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
+from services.registry.pages import pages
 from services.registry.settings import RegistrySettings
 from services.registry.store import Store, Vault
 from services.registry.tables import PLUMBING
@@ -52,6 +53,7 @@ def build(
         bus,
         card=registry.__doc__ or "",
         routers=[router, looks],
+        pages=pages(city, vault),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
         duties=[Duty("complete_live_days", complete, next_day)],
