@@ -4,9 +4,10 @@ A service says what it shows as `Pages`: a fragment for the first page, and the 
 Everything on a page is in clear for whoever sees it, so no personal data may be in it unmasked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any, Final, Protocol, TypeVar
@@ -48,9 +49,17 @@ class Words:
     en: str
 
 
+def code_words(known: Mapping[str, str], code: str | None) -> Words | None:
+    """A code in words: Chinese where it is known, and the code itself in English."""
+    return None if code is None else Words(known.get(code, code), code.replace("_", " "))
+
+
 @dataclass(frozen=True)
 class Listing:
-    """What is behind a figure: at most `SHOWN` rows of `total`. `api` is the path that has them all."""
+    """What is behind a figure: at most `SHOWN` rows of `total`. `api` is the path that has them all.
+
+    A cell is anything that `shown` takes, or Words.
+    """
 
     title: Words
     columns: Sequence[Words]
@@ -107,6 +116,8 @@ def shown(value: Any) -> str:
         return "—"
     if isinstance(value, datetime):
         return f"{value.astimezone(ZONE):%Y-%m-%d %H:%M}"
+    if isinstance(value, Decimal):
+        return f"{value.normalize():,f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -12,7 +12,7 @@ from services.matching import store
 from services.matching.domain import STOCK, ClockState, Hold, Rule
 from services.matching.funnel import Place, count_places, place_of
 from shared.clock import today
-from shared.pages import SHOWN, Listing, Pages, Templates, Words
+from shared.pages import SHOWN, Listing, Pages, Templates, Words, code_words
 
 AHEAD: Final = timedelta(days=6)
 """How far the clocks about to run out are looked at: today and six days more."""
@@ -41,8 +41,39 @@ HOLDS: Final = {
     "provisional": Words("期限涉及未公布的放假年度", "deadline in a year without calendar"),
 }
 
+_CODES: Final = {
+    "enrolled": "已参保",
+    "exempt": "豁免",
+    "no_obligation": "无参保义务",
+    "unit_closed": "单位已注销或吊销",
+    "wrong_data": "数据有误",
+    "settled_by_inspection": "稽核监察已处理",
+    "reminder": "首次提醒",
+    "second_reminder": "二次提醒",
+    "letter": "提醒函",
+    "referral": "移送",
+    "credit_candidate": "信用惩戒备选",
+    "correction": "更正",
+    "visit": "走访",
+    "exemption": "核准豁免",
+    "resolve": "办结",
+    "correct_data": "更正数据",
+    "recheck": "复查",
+    "decide": "研判",
+    "no_contact": "无联系方式",
+    "refused": "运营商拒收",
+    "silent": "无回执",
+    "unknown": "结果未知",
+}
+"""Stages, next steps, ends and reasons of visits in Chinese; a city pack may name stages of its own."""
+
 _UNIT: Final = (Words("单位", "unit"), Words("镇街", "town"), Words("期限届满", "deadline"))
-_LEAD: Final = (*_UNIT, Words("阶段", "stage"), Words("下一步", "next step"), Words("应办日期", "by"))
+_LEAD: Final = (
+    *_UNIT,
+    Words("阶段", "stage"),
+    Words("下一步或结果", "next step or end"),
+    Words("应办日期", "by"),
+)
 _CLOCK: Final = (*_UNIT, Words("设立日期", "established"))
 _VISIT: Final = (
     Words("单位", "unit"),
@@ -155,7 +186,14 @@ def _overdue(db: sa.Connection, day: date) -> Listing:
 
 def _leads(title: Words, total: int, rows: Sequence[Any]) -> Listing:
     cells = [
-        (row.unit_name, row.town, row.deadline, row.stage, row.next_step or row.end, row.next_on)
+        (
+            row.unit_name,
+            row.town,
+            row.deadline,
+            code_words(_CODES, row.stage),
+            code_words(_CODES, row.next_step or row.end),
+            row.next_on,
+        )
         for row in rows
     ]
     return Listing(title, _LEAD, cells, total, "/matching/v1/leads", _NONE)
@@ -180,5 +218,5 @@ def _of_clocks(title: Words, total: int, rows: Sequence[Any]) -> Listing:
 
 def _visits(db: sa.Connection) -> Listing:
     total, rows = store.open_visits(db, SHOWN)
-    cells = [(row.unit_name, row.town, row.reason, row.created_at) for row in rows]
+    cells = [(row.unit_name, row.town, code_words(_CODES, row.reason), row.created_at) for row in rows]
     return Listing(_VISITS, _VISIT, cells, total, "/matching/v1/visits?state=open", _NONE)

@@ -11,7 +11,7 @@ from services.notify.domain import AttemptState, Notice, NoticeState, SendingSta
 from services.notify.store import Store
 from services.notify.work import Tools
 from shared.clock import start_of, today
-from shared.pages import SHOWN, Listing, Pages, Templates, Words
+from shared.pages import SHOWN, Listing, Pages, Templates, Words, code_words
 from shared.privacy import mask_mobile
 
 MESSAGES: Final = 4
@@ -37,6 +37,29 @@ _UNDECIDED: Final = {
     AttemptState.RELEASED: Words("未发出，将重试", "not sent, will be tried again"),
 }
 """What is shown of a message that the carrier did not take."""
+
+_STAGES: Final = {"reminder": "首次提醒", "second_reminder": "二次提醒", "correction": "更正"}
+_REASONS: Final = {
+    "no_contact": "无联系方式",
+    "refused": "运营商拒收",
+    "silent": "无回执",
+    "unknown": "结果未知",
+    "enrolled": "已参保",
+    "exempt": "豁免",
+    "no_obligation": "无参保义务",
+    "unit_closed": "单位已注销或吊销",
+    "wrong_data": "数据有误",
+    "settled_by_inspection": "稽核监察已处理",
+    "paused": "人工暂停",
+    "code": "统一社会信用代码待核实",
+    "disputed": "单位提出异议",
+    "suspended": "歇业",
+    "parked": "该单位有消息处理失败",
+    "parked_here": "该单位有消息处理失败",
+    "contact": "等待联系方式",
+    "allowlist": "不在白名单",
+    "phone": "该号码上一条结果未知",
+}
 
 _COLUMNS: Final = (
     Words("单位", "unit"),
@@ -77,6 +100,7 @@ def pages(tools: Tools) -> Pages:
             stopped=sending.state is not SendingState.ON,
             submitted=store.submitted_since(start_of(today(now))),
             cap=sending.daily_cap,
+            hours=tools.rules.hours,
         )
 
     def listing(db: sa.Connection, _now: datetime, name: str) -> Listing | None:
@@ -110,6 +134,13 @@ def _bubble(row: Any, store: Store, tools: Tools) -> Bubble:
 
 
 def _cells(notice: Notice) -> tuple[Any, ...]:
-    why = notice.reason or "、".join(notice.held)
-    facts = notice.facts
-    return (facts.unit_name, facts.town, notice.stage, notice.created_at, notice.handed_over_at, why)
+    reasons = [notice.reason] if notice.reason else notice.held
+    why = [Words(_REASONS.get(reason, reason), reason.replace("_", " ")) for reason in reasons]
+    return (
+        notice.facts.unit_name,
+        notice.facts.town,
+        code_words(_STAGES, notice.stage),
+        notice.created_at,
+        notice.handed_over_at,
+        Words("、".join(word.zh for word in why), ", ".join(word.en for word in why)) if why else None,
+    )

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from services.targets.domain import Plan, Target, by_town, progress
 from services.targets.store import Figures
 from shared.clock import today
-from shared.pages import Listing, Pages, Templates, Words
+from shared.pages import Listing, Pages, Templates, Words, shown
 
 _COLUMNS: Final = (
     Words("镇街", "town"),
@@ -57,7 +57,7 @@ def _uncounted(plan: Plan, year: int) -> Listing:
         (
             target.id,
             target.name,
-            f"{target.by_year[year]:,} {target.unit}" if year in target.by_year else None,
+            f"{shown(target.by_year[year])} {target.unit}" if year in target.by_year else None,
         )
         for target in plan.targets
         if not target.is_counted
