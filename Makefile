@@ -3,7 +3,7 @@ PORT ?= 8000
 NAME ?= main
 BIN := .venv/bin
 
-.PHONY: help demo test check docs chaos clean
+.PHONY: help demo test check docs bench chaos clean
 
 help: ## what you can ask for
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -25,6 +25,9 @@ check: .venv/tests ## formatting, lints, types, import rules, fresh documents
 
 docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
+
+bench: .venv/tests ## speed beside peers on the same data; NAME=clocks or register
+	@$(BIN)/python -m tests.bench.$(NAME)
 
 chaos: .venv/tests ## kill -9 through the story; NAME=main
 	@$(BIN)/python -m tests.chaos.$(NAME)

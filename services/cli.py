@@ -34,8 +34,10 @@ from shared.calendar import read_calendar
 from shared.clock import SimulatedClock, SystemClock
 from shared.documents import DocumentError, pack, read_csv
 from shared.logs import configure
-from shared.settings import UnknownSetting, refuse_unknown
+from shared.settings import ServiceSettings, UnknownSetting, refuse_unknown
 from shared.storage import migrations
+from shared.storage.audit import Verdict
+from shared.storage.audit import verify as verify_trail
 from shared.storage.database import Database
 
 app = typer.Typer(
@@ -45,6 +47,8 @@ app = typer.Typer(
 )
 calendar = typer.Typer(help="Working days, as the State Council publishes them each November.")
 app.add_typer(calendar, name="calendar")
+audit = typer.Typer(help="The trail of who did what, chained so that nobody alters it unseen.")
+app.add_typer(audit, name="audit")
 
 Data = Annotated[Path, typer.Option("--data", help="Folder for databases and keys.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
@@ -53,10 +57,10 @@ DEMO_MARKER = "demo-folder"
 """A file that says that the demo made this folder and may empty it."""
 
 TABLES = {
-    "registry": registry_tables.metadata,
-    "matching": matching_tables.metadata,
-    "notify": notify_tables.metadata,
-    "targets": targets_tables.metadata,
+    "registry": registry_tables,
+    "matching": matching_tables,
+    "notify": notify_tables,
+    "targets": targets_tables,
 }
 
 
@@ -168,6 +172,38 @@ def import_calendar(
         Console().print(f"{year.year}: taken over")
 
 
+@audit.command()
+def verify(
+    data: Data = Path("var/data"),
+    expect: Annotated[
+        list[str] | None, typer.Option(help="Hash of a block, as logged earlier; may be given several times.")
+    ] = None,
+) -> None:
+    """Reads the audit trail of all services; exit code 1 when something was changed, removed or added.
+
+    A tail that was cut off is found with --expect: the service logs the hash of each block it seals.
+    """
+    missing = set(expect or ())
+    whole = True
+    for settings in (cls(data_dir=data) for cls in SETTINGS):
+        if settings.database_url is None and not (data / f"{settings.service}.db").exists():
+            _fail(f"{settings.service}: no database in {data}; give the folder with --data")
+        verdict = _verdict(settings)
+        state = "whole" if not verdict.breaks else "BROKEN"
+        print(  # noqa: T201 - the output is the product
+            f"{settings.service}: {state}, {len(verdict.hashes)} blocks,"
+            f" newest {verdict.hashes[-1] if verdict.hashes else 'none'}, {verdict.unsealed} rows unsealed"
+            + (f" since {verdict.unsealed_since}" if verdict.unsealed_since else "")
+        )
+        for sentence in verdict.breaks:
+            print(f"  {sentence}")  # noqa: T201
+        whole = whole and not verdict.breaks
+        missing -= set(verdict.hashes)
+    for noted in sorted(missing):
+        print(f"no service has block {noted}: the trail was cut or rewritten")  # noqa: T201
+    raise typer.Exit(0 if whole and not missing else 1)
+
+
 @app.command()
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
@@ -185,9 +221,18 @@ def revision(service: str, message: str) -> None:
     with TemporaryDirectory() as scratch:
         database = Database(f"sqlite:///{scratch}/scratch.db")
         migrations.upgrade(database, folder)
-        written = migrations.write_revision(database, folder, TABLES[service], message)
+        written = migrations.write_revision(database, folder, TABLES[service].metadata, message)
         database.close()
     Console().print(f"wrote {written}" if written else "nothing to do: tables and revisions agree")
+
+
+def _verdict(settings: ServiceSettings) -> Verdict:
+    database = Database(settings.database)
+    try:
+        with database.read() as db:
+            return verify_trail(db, TABLES[settings.service].PLUMBING)
+    finally:
+        database.close()
 
 
 def token_minter(data: Path) -> Callable[[str], str]:

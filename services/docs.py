@@ -161,6 +161,8 @@ def _meaning(event: type[Event]) -> list[str]:
 def _key(event: type[Event]) -> str:
     if event.broadcast:
         return "none, it goes once to every partition"
+    if "uscc" not in event.model_fields:
+        return "`dataset`"
     optional = "uscc" in event.model_fields and type(None) in get_args(event.model_fields["uscc"].annotation)
     return "`uscc`, or `person` where there is none" if optional else "`uscc`"
 

@@ -68,7 +68,7 @@ SCOPES: Final = frozenset(
 DEPARTMENT_SCOPES: Final[Mapping[str, frozenset[str]]] = {
     code: frozenset(scopes.split())
     for code, scopes in {
-        "ADM": "units:write units:read progress:read",
+        "ADM": "units:write units:read datasets:write datasets:read progress:read",
         "HRSS": f"{_READS} participations:write datasets:write leads:write visits:write sending:write "
         "calendar:write people:unmask",
         "TOWN": "units:read clocks:read leads:read visits:read visits:write notices:read progress:read",

@@ -2,15 +2,23 @@
 
 import secrets
 import time
-import uuid
 
 
-def new_event_id() -> str:
-    """A fresh id for a fact, sortable by time of birth (UUID version 7 layout, RFC 9562)."""
-    millis = time.time_ns() // 1_000_000
-    value = (millis & ((1 << 48) - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64
-    value |= 0b10 << 62 | secrets.randbits(62)
-    return str(uuid.UUID(int=value))
+def new_event_ids(number: int) -> list[str]:
+    """Fresh ids for facts, sortable by time of birth (UUID version 7 layout, RFC 9562).
+
+    One reading of the random source serves them all: each reading lets another thread run first.
+    """
+    born = ((time.time_ns() // 1_000_000) & ((1 << 48) - 1)) << 80 | 0x7 << 76 | 0b10 << 62
+    random = secrets.token_bytes(10 * number)
+    return [_event_id(born, int.from_bytes(random[at : at + 10])) for at in range(0, len(random), 10)]
+
+
+def _event_id(born: int, random: int) -> str:
+    """Puts 74 of 80 random bits around version and variant."""
+    value = born | (random >> 68) << 64 | random & ((1 << 62) - 1)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def new_token() -> int:

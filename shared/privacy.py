@@ -220,29 +220,42 @@ def mask_mobile(number: str) -> str:
     return _mask(number, 3, 4, shortest=11)
 
 
-# An ID number of 18 characters, or an old one of 15 with a likely date of birth; a mobile number, in one
-# piece or as 138-0013-8000, with or without +86. A digit on either side makes it part of something else.
-_ID_RUN = re.compile(r"(?<![0-9])[0-9]{17}[0-9Xx](?![0-9])")
+# An ID number of 18 characters, or an old one of 15 with a likely date of birth; a mobile number, with or
+# without +86. Blanks or dashes may stand where people put them (4-4-4-… too), digits may be full-width. A
+# digit on either side makes it part of something else.
+_GAP = r"[ \u00a0\u3000\t._\u2010-\u2015\u2212-]?"
+_ID_RUN = re.compile(rf"(?<![0-9])[0-9](?:{_GAP}[0-9]){{16}}{_GAP}[0-9Xx](?![0-9])")
 _OLD_ID_RUN = re.compile(
-    r"(?<![0-9])[1-9][0-9]{7}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])[0-9]{3}(?![0-9])"
+    rf"(?<![0-9])[1-9](?:{_GAP}[0-9]){{7}}{_GAP}"
+    rf"(?:0{_GAP}[1-9]|1{_GAP}[0-2]){_GAP}(?:0{_GAP}[1-9]|[12]{_GAP}[0-9]|3{_GAP}[01])(?:{_GAP}[0-9]){{3}}(?![0-9])"
 )
-_MOBILE_RUN = re.compile(r"(?<![0-9])((?:\+?86|0086)?[ -]?)(1[3-9][0-9])([ -]?)[0-9]{4}\3([0-9]{4})(?![0-9])")
+_MOBILE_RUN = re.compile(rf"(?<![0-9])((?:\+?86|0086)?{_GAP})(1{_GAP}[3-9](?:{_GAP}[0-9]){{9}})(?![0-9])")
+_GAPS = re.compile(_GAP)
+_PLAIN = {0xFEE0 + code: code for code in map(ord, "0123456789Xx+-")}
 
 
 def scrub(text: str) -> str:
-    """The text with everything that looks like an ID number or a mobile number masked. For logs.
+    """The text with everything that looks like an ID number or a mobile number masked.
 
-    Unit codes are public and stay, also those made of digits alone.
+    For logs, and for what officials write in their own words. Unit codes are public and stay, also those made
+    of digits alone. Full-width digits become plain ones.
     """
+    text = text.translate(_PLAIN)
     text = _ID_RUN.sub(_mask_unless_unit, text)
-    text = _OLD_ID_RUN.sub(lambda run: mask_id_number(run[0]), text)
-    return _MOBILE_RUN.sub(r"\1\2****\4", text)
+    text = _OLD_ID_RUN.sub(lambda run: mask_id_number(_together(run[0])), text)
+    return _MOBILE_RUN.sub(lambda run: run[1] + mask_mobile(_together(run[2])), text)
+
+
+def _together(run: str) -> str:
+    return _GAPS.sub("", run)
 
 
 def _mask_unless_unit(run: re.Match[str]) -> str:
-    number = run[0]
+    number = _together(run[0])
+    if number != run[0] and not _holds_birth_date(number):
+        return run[0]  # two dates beside each other have 18 digits as well
     is_unit = check_uscc(number).check_ok and not _holds_birth_date(number)
-    return number if is_unit else mask_id_number(number)
+    return run[0] if is_unit else mask_id_number(number)
 
 
 def _holds_birth_date(number: str) -> bool:

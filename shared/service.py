@@ -42,6 +42,7 @@ from shared.metrics import Metrics
 from shared.pages import Pages, page_routes
 from shared.privacy import KeyRing, Purpose
 from shared.settings import ServiceSettings
+from shared.storage.audit import BLOCK, seal
 from shared.storage.committer import Command, Committer
 from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
@@ -54,6 +55,9 @@ T = TypeVar("T")
 
 POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
+
+SEAL_SECONDS = 0.5
+"""How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
@@ -199,6 +203,7 @@ class Service(Generic[W]):
             self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
+        self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
@@ -206,7 +211,11 @@ class Service(Generic[W]):
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
-        await asyncio.to_thread(self.core.stop)
+        try:
+            with contextlib.suppress(DBAPIError):  # what a lost database keeps is sealed at the next start
+                await self._seal()
+        finally:
+            await asyncio.to_thread(self.core.stop)
 
     async def quiet(self) -> tuple[bool, datetime | None]:
         """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
@@ -228,10 +237,22 @@ class Service(Generic[W]):
         due = await self.core.read(lambda db: duty.next_due(db, now))
         return due is not None and due <= now and await duty.step()
 
-    async def _repeat(self, name: str, step: Callable[[], Awaitable[bool]]) -> None:
+    async def _seal(self) -> bool:
+        """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
+        core = self.core
+        block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall))
+        if block is not None:
+            log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
+        return block is not None and block.rows == BLOCK
+
+    async def _repeat(
+        self, name: str, step: Callable[[], Awaitable[bool]], *, every: float | None = None
+    ) -> None:
+        """Runs a step again and again: when something was committed or, with `every`, by the clock alone."""
         failures_total = self.core.metrics.counter("loop_failures_total", "Failed steps of a loop", ["loop"])
         alarm = asyncio.Event()
-        self.core.alarms.append(alarm)
+        if every is None:
+            self.core.alarms.append(alarm)
         failures = 0
         while True:
             alarm.clear()
@@ -249,7 +270,7 @@ class Service(Generic[W]):
             if not progressed:
                 # Not wait_for: on Python 3.11 it can swallow a cancellation that comes with the alarm.
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
+                    async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
 
 
@@ -443,10 +464,13 @@ async def _measure(service: Service[Any]) -> None:
     """Reads the gauges that live in the database."""
     core = service.core
     outbox, parked = core.plumbing.outbox, core.plumbing.parked
-    rows, oldest, parked_rows = await core.read(
+    audit, blocks = core.plumbing.audit, core.plumbing.audit_block
+    rows, oldest, parked_rows, unsealed, last_seal = await core.read(
         lambda db: (
             *db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.time)).select_from(outbox)).one(),
             db.scalar(sa.select(sa.func.count()).select_from(parked)),
+            db.scalar(sa.select(sa.func.count()).select_from(audit).where(audit.c.block.is_(None))),
+            db.scalar(sa.select(blocks.c.sealed_at).order_by(blocks.c.no.desc()).limit(1)),
         )
     )
     age = 0.0 if oldest is None else max((core.clock.now() - oldest).total_seconds(), 0.0)
@@ -455,6 +479,11 @@ async def _measure(service: Service[Any]) -> None:
     core.metrics.gauge("parked_messages", "Messages parked after an error, and those behind them").set(
         parked_rows
     )
+    core.metrics.gauge("audit_unsealed_rows", "Audit rows committed and not yet sealed").set(unsealed)
+    if last_seal is not None:
+        core.metrics.gauge(
+            "audit_last_seal_timestamp_seconds", "Wall time of the newest block of the audit trail"
+        ).set(last_seal.timestamp())
     if service.consumer is not None:
         counts = core.metrics.gauge("consumed_messages", "Messages since the start, by outcome", ["outcome"])
         for outcome, number in service.consumer.counts.items():

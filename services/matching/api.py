@@ -125,7 +125,10 @@ def _leads(router: APIRouter, rule: Rule) -> None:
 
     @router.post("/v1/leads/{lead_id}/actions", dependencies=[access("leads:write")], tags=["leads"])
     async def post_action(request: Request, who: Who, lead_id: str, body: LeadAction) -> Response:
-        """Resolves, exempts, reopens, pauses or resumes a lead, or notes something. 409 where it can't be."""
+        """Resolves, exempts, reopens, pauses or resumes a lead, or notes something. 409 where it can't be.
+
+        The reason is about the unit: ID numbers and mobile numbers in it are masked before it is kept.
+        """
         if misplaced := _misplaced(body):
             raise unprocessable(misplaced)
         item = ActOnLead(

@@ -1,6 +1,6 @@
 """What matching does by itself when time comes, and what officials do with a lead."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -20,6 +20,7 @@ from services.matching.ladder import VisitResult, VisitState
 from services.matching.work import MatchingWork
 from shared.clock import today
 from shared.errors import FieldError, Problem, not_found, unprocessable
+from shared.privacy import scrub
 from shared.storage.work import Cause
 
 PORTION = 500
@@ -71,10 +72,8 @@ def act_on_lead(work: MatchingWork, item: ActOnLead) -> Case:
     case = next(iter(cases.values()), None)
     if case is None or case.lead is None or case.unit is None or item.town not in (None, case.unit.town):
         raise not_found("没有这条线索，或不属于您的镇街", "No such lead, or it is not your town's")
-    _DO[item.action](work, case, case.lead, item)
-    # The official's words stay in the history; an audit row holds no free text.
-    work.note(case.lead, item.action, item.cause, detail=item.end, reason=item.reason)
-    work.audit(f"lead.{item.action}", case.lead.id, cause=item.cause, end=item.end)
+    # The official's words stay in the history; they are about a unit, so numbers of people go before that.
+    _DO[item.action](work, case, case.lead, replace(item, reason=scrub(item.reason)))
     work.save(cases)
     return case
 
@@ -86,7 +85,7 @@ def _resolve(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> Non
     assert item.end is not None  # noqa: S101 - the route sees to it
     lead.resolve(item.end, item.reason, now=work.now)
     case.clock.state, case.clock.reason, case.clock.look_at = ClockState.STOPPED, item.end, None
-    work.tell(case, Step(Fact.RESOLVED, item.end), item.cause, public_reason="经办人员认定，理由见线索记录")
+    work.tell(case, Step(Fact.RESOLVED, item.end), item.cause, words=item.reason)
     if owes_correction(case):
         work.tell(case, Step(Fact.CORRECTED, item.end), item.cause)
 
@@ -110,26 +109,28 @@ def _reopen(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None
     assert case.clock is not None  # noqa: S101 - it can be opened
     work.store.lift_exemption(case.uscc, now=work.now)
     case.clock.state, case.clock.reason = ClockState.RUNNING, None
-    work.reconsider(case, item.cause)
+    work.reconsider(case, item.cause, words=item.reason)
 
 
 def _pause(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
     if not lead.is_open or Hold.PAUSED in lead.held:
         raise _conflict("lead_not_pausable", "线索已办结或已暂停", "The lead has ended or is paused already")
     lead.hold(sorted([*lead.held, Hold.PAUSED.value]), work.circumstances(case).course)
-    work.tell(case, Step(Fact.HELD, Hold.PAUSED), item.cause)
+    work.tell(case, Step(Fact.HELD, Hold.PAUSED), item.cause, words=item.reason)
 
 
 def _resume(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
-    if Hold.PAUSED not in lead.held:
+    if not lead.is_open or Hold.PAUSED not in lead.held:
         raise _conflict("lead_not_paused", "线索未暂停", "The lead is not paused")
     others = [reason for reason in lead.held if reason != Hold.PAUSED]
     lead.hold(others, work.circumstances(case).course)
-    work.tell(case, Step(Fact.RELEASED, Hold.PAUSED), item.cause)
+    work.tell(case, Step(Fact.RELEASED, Hold.PAUSED), item.cause, words=item.reason)
 
 
 def _note(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
-    """Nothing but the line in the history."""
+    """Nothing but the line in the history; an audit row holds no free text."""
+    work.note(lead, item.action, item.cause, reason=item.reason)
+    work.audit(f"lead.{item.action}", lead.id, cause=item.cause)
 
 
 _DO = {
@@ -186,10 +187,11 @@ def _grant(
     last = expires_on or months_after(day, work.rule.exemption_months)
     if not day <= last <= months_after(day, work.rule.exemption_longest_months):
         raise unprocessable([_too_long(work.rule.exemption_longest_months)])
+    words = scrub(reason)
     row = {
         "uscc": case.uscc,
-        "reason": reason,
-        "proof": proof,
+        "reason": words,
+        "proof": scrub(proof),
         "expires_on": last,
         "granted_at": work.now,
         "granted_by": cause.actor,
@@ -199,7 +201,7 @@ def _grant(
     case.exempt_through = last
     # The official's words stay in the exemption; an audit row holds no free text.
     work.audit("exemption.granted", case.uscc, cause=cause, expires_on=last.isoformat())
-    work.reconsider(case, cause)
+    work.reconsider(case, cause, words=words)
     return Granted(new, row)
 
 

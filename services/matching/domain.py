@@ -182,7 +182,8 @@ class Lead(OnLadder):
     """A suspected breach, from its first opening on; `episode` counts how often it was opened.
 
     `reason` is a sentence an official can read, `evidence` what was known when it opened, `held` why its
-    messages are kept back. While it is open it has an owner, a next step and a day for it.
+    messages are kept back. While it is open it has an owner, a next step and a day for it. An official's hold
+    outlasts an end that the data made: `held` keeps it for the next episode.
     """
 
     id: str
@@ -216,7 +217,7 @@ class Lead(OnLadder):
             course.go_on(self)
 
     def resolve(self, end: str, reason: str, *, now: datetime) -> None:
-        """Ends the lead."""
+        """Ends the lead, and the holds with it."""
         self.held, self.state = [], LeadState.ENDED
         self.end, self.end_reason, self.ended_at = end, reason, now
         self.next_step = self.next_on = None
@@ -229,7 +230,8 @@ class Case:
 
     `enrolled_from` is the earliest start of a participation that leaves the rule without ground; it may lie
     in the future. `frozen`: messages about the unit are parked, so its facts may be out of date.
-    `exempt_through` is the last day of an exemption, past or not.
+    `exempt_through` is the last day of an exemption, past or not. `disputed`: registry could not take in a
+    row that may say that the unit insures somebody.
     """
 
     uscc: str
@@ -239,6 +241,7 @@ class Case:
     enrolled_from: date | None = None
     frozen: bool = False
     exempt_through: date | None = None
+    disputed: bool = False
     told: tuple[object, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -399,8 +402,8 @@ def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
 def _standing(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> tuple[ClockState, str | None]:
     """Where a clock stands that nothing stops, and why it is held."""
     assert clock.deadline is not None  # noqa: S101 - a clock without a date is stopped
-    if case.frozen:
-        return ClockState.HELD, Hold.PARKED
+    if case.frozen or case.disputed:
+        return ClockState.HELD, Hold.PARKED if case.frozen else Hold.DISPUTED
     if unit.status == _SUSPENDED:
         return ClockState.SUSPENDED, None
     if today(about.now) <= clock.deadline:
@@ -435,6 +438,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
     year = about.calendar.years.get(clock.deadline.year)
+    by_hand = _by_hand(case.lead) if case.lead else []
     first = about.rule.ladder.stages[0]
     lead = case.lead = Lead(
         id=f"{about.rule.id}-{case.uscc}",
@@ -462,7 +466,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         next_on=None,
     )
     about.course.begin(lead, first)
-    lead.hold(_holds(case, unit, paused=[]), about.course)
+    lead.hold(_holds(case, unit, by_hand), about.course)
     case.facts_have_changed()
 
 
@@ -475,9 +479,7 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         lead.reason = _sentence(clock.established_on, clock.deadline, about)
     lead.owner = unit.town or NO_TOWN
     before = lead.held
-    lead.hold(
-        _holds(case, unit, paused=[r for r in before if r in (Hold.PAUSED, Hold.DISPUTED)]), about.course
-    )
+    lead.hold(_holds(case, unit, _by_hand(lead)), about.course)
     if case.facts_have_changed():
         yield Step(Fact.CHANGED)
     for reason in lead.held:
@@ -491,17 +493,24 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         yield Step(Fact.ADVANCED, stage.name, visit=stage.visit)
 
 
-def _holds(case: Case, unit: Unit, *, paused: list[str]) -> list[str]:
+def _by_hand(lead: Lead) -> list[str]:
+    return [reason for reason in lead.held if reason == Hold.PAUSED]
+
+
+def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
     reasons = [
         (not unit.code_confirmed, Hold.CODE),
         (unit.status == _SUSPENDED, Hold.SUSPENDED),
         (case.frozen, Hold.PARKED),
+        (case.disputed, Hold.DISPUTED),
     ]
-    return sorted([*paused, *(reason.value for applies, reason in reasons if applies)])
+    return sorted([*by_hand, *(reason.value for applies, reason in reasons if applies)])
 
 
 def _resolve(case: Case, lead: Lead, end: End, reason: str, about: Circumstances) -> Iterator[Step]:
+    by_hand = _by_hand(lead)
     lead.resolve(end, reason, now=about.now)
+    lead.held = by_hand  # outlasts an end that the data made by itself
     yield Step(Fact.RESOLVED, end)
     if owes_correction(case):
         yield Step(Fact.CORRECTED, end)

@@ -21,6 +21,8 @@ from shared.events.notify import (
 )
 from shared.events.registry import (
     DataComplete,
+    IntakeDisputed,
+    IntakeSettled,
     ParticipationCancelled,
     ParticipationEnded,
     ParticipationFacts,
@@ -137,6 +139,30 @@ def _keep_participations(
         }
         for uscc, item in of_units
     )
+
+
+# -- rows in dispute ------------------------------------------------------------------------------------
+
+
+def take_disputed(work: MatchingWork, received: Sequence[Received[IntakeDisputed]]) -> None:
+    """Holds clock and lead of a unit that a rejected row may say is insured."""
+    cases = work.cases(item.event.uscc for item in received)
+    rows = [item.event.model_dump(include={"uscc", "batch_id", "row"}) for item in received]
+    work.store.dispute(list({tuple(row.values()): row for row in rows}.values()))
+    for item in received:
+        cases[item.event.uscc].disputed = True
+        work.reconsider(cases[item.event.uscc], item.cause)
+    work.save(cases)
+
+
+def take_settled(work: MatchingWork, received: Sequence[Received[IntakeSettled]]) -> None:
+    """Lets them go on when the last such row is settled."""
+    cases = work.cases(item.event.uscc for item in received)
+    for item in received:
+        event = item.event
+        cases[event.uscc].disputed = work.store.settle(event.uscc, event.batch_id, event.row)
+        work.reconsider(cases[event.uscc], item.cause)
+    work.save(cases)
 
 
 # -- what concerns every unit --------------------------------------------------------------------------
@@ -257,6 +283,8 @@ SUBSCRIPTIONS = (
     on(ParticipationStarted, take_started),
     on(ParticipationEnded, take_ended),
     on(ParticipationCancelled, take_back_cancelled),
+    on(IntakeDisputed, take_disputed),
+    on(IntakeSettled, take_settled),
     on(DataComplete, take_complete),
     on(ReferenceChanged, take_calendar),
     on(NoticeHandedOver, follow_notices),

@@ -1,7 +1,7 @@
 """Every SQL statement of matching."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -53,24 +53,37 @@ class Store:
                 )
             )
         }
+        disputed = set(
+            self._db.scalars(sa.select(t.disputed_row.c.uscc).where(t.disputed_row.c.uscc.in_(usccs)))
+        )
         cases = {}
         for uscc in usccs:
             unit, clock, lead = units.get(uscc), clocks.get(uscc), leads.get(uscc)
             self._loaded[uscc] = (unit, clock and replace(clock), lead and replace(lead))
-            cases[uscc] = Case(uscc, unit, clock, lead, starts.get(uscc), uscc in frozen, exempt.get(uscc))
+            cases[uscc] = Case(
+                uscc,
+                unit,
+                clock,
+                lead,
+                enrolled_from=starts.get(uscc),
+                frozen=uscc in frozen,
+                exempt_through=exempt.get(uscc),
+                disputed=uscc in disputed,
+            )
         return cases
 
     def save(self, cases: Iterable[Case]) -> None:
         """Writes what has changed since the cases were loaded."""
+        # `vars`, not `asdict`: copying every value deeply took half the time of a portion.
         units, clocks, leads = [], [], []
         for case in cases:
             unit, clock, lead = self._loaded[case.uscc]
             if case.unit and case.unit != unit:
-                units.append(asdict(case.unit))
+                units.append(vars(case.unit))
             if case.clock and case.clock != clock:
-                clocks.append(asdict(case.clock))
+                clocks.append(vars(case.clock))
             if case.lead and case.lead != lead:
-                leads.append(asdict(case.lead))
+                leads.append(vars(case.lead))
         for table, rows, key in ((t.unit, units, "uscc"), (t.clock, clocks, "uscc"), (t.lead, leads, "id")):
             columns = [column.name for column in table.c if column.name != key]
             upsert(self._db, table, rows, key=[key], update=columns)
@@ -220,6 +233,17 @@ class Store:
     def thaw(self, subject: str) -> None:
         """Notes that no message about a key is parked any more."""
         self._db.execute(sa.delete(t.frozen_key).where(t.frozen_key.c.subject == subject))
+
+    def dispute(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Notes rows that hold their unit."""
+        insert_new(self._db, t.disputed_row, list(rows), key=["uscc", "batch_id", "row"])
+
+    def settle(self, uscc: str, batch_id: str, row: int) -> bool:
+        """Notes that a row holds its unit no more; whether another one still does."""
+        of_unit = t.disputed_row.c.uscc == uscc
+        this = (of_unit, t.disputed_row.c.batch_id == batch_id, t.disputed_row.c.row == row)
+        self._db.execute(sa.delete(t.disputed_row).where(*this))
+        return bool(self._db.scalar(sa.select(sa.exists().where(of_unit))))
 
     # -- visits ------------------------------------------------------------------------------------
 

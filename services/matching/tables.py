@@ -220,6 +220,15 @@ frozen_key = sa.Table(
     comment="keys with a parked message: what is known of them may be out of date",
 )
 
+disputed_row = sa.Table(
+    "disputed_row",
+    metadata,
+    sa.Column("uscc", _USCC, primary_key=True),
+    sa.Column("batch_id", sa.String(64), primary_key=True),
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    comment="rows that registry could not take in and that may say that the unit insures somebody",
+)
+
 calendar_year = sa.Table(
     "calendar_year",
     metadata,

@@ -28,6 +28,8 @@ from shared.events.matching import (
 )
 from shared.storage.work import Cause, Work
 
+_BY_OFFICIAL = "经办人员认定，理由见线索记录"
+
 
 class MatchingWork(Work):
     """A transaction with the cases of units. Load them, change facts, `reconsider` each, `save`."""
@@ -65,22 +67,22 @@ class MatchingWork(Work):
         """The cases of some units, known or not."""
         return self.store.cases(list(dict.fromkeys(usccs)))
 
-    def reconsider(self, case: Case, cause: Cause) -> None:
+    def reconsider(self, case: Case, cause: Cause, *, words: str | None = None) -> None:
         """Brings clock and lead in line with the facts, and tells what happened to the lead."""
         for step in consider(case, self.circumstances(case)):
-            self.tell(case, step, cause)
+            self.tell(case, step, cause, words=words)
 
-    def tell(self, case: Case, step: Step, cause: Cause, *, public_reason: str | None = None) -> None:
+    def tell(self, case: Case, step: Step, cause: Cause, *, words: str | None = None) -> None:
         """One thing that happened to a lead: event, history and audit.
 
-        `public_reason` stands in the event where the real one is an official's own words.
+        `words` are those of the official who did it: they stay in the history, no event holds them.
         """
         lead = case.lead
         assert lead is not None  # noqa: S101 - a step is about a lead
-        self.emit(_event(case, lead, step, self.rule, public_reason), cause=cause)
+        self.emit(_event(case, lead, step, self.rule, by_official=words is not None), cause=cause)
         self.audit(f"lead.{step.fact}", lead.id, cause=cause, episode=lead.episode, detail=step.detail)
         reasons = {Fact.OPENED: lead.reason, Fact.CHANGED: lead.reason, Fact.RESOLVED: lead.end_reason}
-        self.note(lead, step.fact, cause, detail=step.detail, reason=reasons.get(step.fact))
+        self.note(lead, step.fact, cause, detail=step.detail, reason=words or reasons.get(step.fact))
         if step.visit:
             town = case.unit.town if case.unit else None
             self.ask_for_visit(
@@ -136,7 +138,7 @@ class MatchingWork(Work):
         self._history, self._visits, self._ended = [], [], set()
 
 
-def _event(case: Case, lead: Lead, step: Step, rule: Rule, public_reason: str | None) -> Event:
+def _event(case: Case, lead: Lead, step: Step, rule: Rule, *, by_official: bool) -> Event:
     key = {"lead_id": lead.id, "uscc": lead.uscc}
     if step.fact is Fact.HELD:
         return LeadHeld(**key, reason=step.detail)
@@ -148,8 +150,8 @@ def _event(case: Case, lead: Lead, step: Step, rule: Rule, public_reason: str | 
             rule=lead.rule,
             episode=lead.episode,
             end=step.detail,
-            reason=public_reason or lead.end_reason or "",
-            by_official=public_reason is not None or step.detail == End.EXEMPT,
+            reason=_BY_OFFICIAL if by_official else lead.end_reason or "",
+            by_official=by_official or step.detail == End.EXEMPT,
         )
     if step.fact is Fact.CORRECTED:
         facts = _facts(case, lead, rule)

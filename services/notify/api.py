@@ -5,10 +5,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import sqlalchemy as sa
+import structlog
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import SecretStr
 
-from services.notify.carriers import ReceiptUnreadableError
+from services.notify.carriers import Receipt, ReceiptUnreadableError
 from services.notify.carriers.yunmas import parse_report
 from services.notify.commands import CHANNEL, ChangeSending, Report, change_sending, take_report
 from services.notify.domain import Notice, NoticeState, Sending
@@ -34,6 +35,9 @@ from shared.privacy import mask_mobile
 from shared.service import Core
 
 LARGEST_REPORT = 64 * 1024
+_YEARS = range(2000, 2201)
+log = structlog.get_logger(__name__)
+
 Who = Annotated[Caller, Depends(caller)]
 Word = Annotated[str | None, Query(min_length=1, max_length=64)]
 
@@ -66,7 +70,7 @@ def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
         def ask(db: sa.Connection) -> NoticeOut | None:
             store = Store(db, tools.rules)
             notice = store.notices([notice_id]).get(notice_id)
-            if notice is None or who.town not in (None, notice.facts.town):
+            if notice is None or who.town not in (None, notice.town):
                 return None
             return _detail(notice, [_attempt(row, tools) for row in store.attempts_of(notice_id)])
 
@@ -109,11 +113,16 @@ def receipt_routes(core: Core[NotifyWork], account: str, secret: SecretStr) -> A
         if not (hmac.compare_digest(called.encode(), account.encode()) and known):
             raise not_found("没有这个地址", "There is nothing at this address")
         try:
-            receipts = parse_report(await read_body(request, limit=LARGEST_REPORT))
+            pushed = parse_report(await read_body(request, limit=LARGEST_REPORT))
         except ReceiptUnreadableError as error:
             counted.labels("unreadable").inc()
             raise Problem(400, "unreadable_report", zh="回执格式不符", en=str(error)) from error
-        for result in await core.call(take_report, Report(account, tuple(receipts))):
+        receipts = tuple(one for one in pushed if isinstance(one, Receipt))
+        for one in pushed:
+            if isinstance(one, ReceiptUnreadableError):
+                counted.labels("unreadable").inc()
+                log.warning("receipt_unreadable", service=core.name, why=str(one))
+        for result in await core.call(take_report, Report(account, receipts)):
             counted.labels(result).inc()
         return {"success": True}
 
@@ -145,13 +154,20 @@ def _place(cursor: str) -> tuple[datetime, str]:
         place = datetime.fromisoformat(at)
     except ValueError:
         place = None
-    if place is None or place.tzinfo is None:
+    # an instant near either end of the calendar has no counterpart in UTC
+    if (
+        place is None
+        or place.tzinfo is None
+        or place.year not in _YEARS
+        or not id_.isascii()
+        or not id_.isprintable()
+    ):
         raise Problem(400, "bad_cursor", zh="cursor 无效，请从第一页重新开始", en="Start at the first page")
     return place, id_
 
 
 def _row(notice: Notice) -> dict[str, Any]:
-    return {**vars(notice), "unit_name": notice.facts.unit_name, "town": notice.facts.town}
+    return {**vars(notice), "unit_name": notice.facts.unit_name}
 
 
 def _detail(notice: Notice, attempts: list[AttemptOut]) -> NoticeOut:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from services import notify
 from services.notify.api import notice_routes, receipt_routes
 from services.notify.carriers.yunmas import YunMas, YunMasAccount
+from services.notify.commands import try_texts_again
 from services.notify.delivery import Delivery
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
 from services.notify.last_look import RegistryLastLook
@@ -28,9 +29,6 @@ from shared.documents import pack
 from shared.messaging.bus import Bus
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Service, assemble
-
-CONNECTING: float = 0.6
-"""Share of a submission's time-out that connecting may take (services/notify/carriers/yunmas.py)."""
 
 
 def build(
@@ -79,7 +77,7 @@ def build(
         look,
         YunMas(_account(settings, settings.carrier_secret_key), line),
         rate_per_s=settings.rate_per_s,
-        latest_s=settings.submit_within_s - CONNECTING * settings.carrier_timeout_s,
+        latest_s=settings.latest_s,
     )
     _watch(core, tools)
     service = assemble(
@@ -96,6 +94,7 @@ def build(
         duties=delivery.duties,
         on_parked=hold_parked,
         on_released=release_parked,
+        at_start=try_texts_again,
     )
     _close_with(service.app, registry, line)
     return service
@@ -113,7 +112,7 @@ def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:
 
 
 def _watch(core: Core[NotifyWork], tools: Tools) -> None:
-    """The number that says that contacts are missing: registry has to send them again."""
+    """The numbers to be alarmed at: contacts that registry has to send again, and what can't be said."""
 
     def overdue() -> float:
         with core.database.read() as db:
@@ -121,6 +120,14 @@ def _watch(core: Core[NotifyWork], tools: Tools) -> None:
 
     core.metrics.gauge(
         "contacts_overdue", "Notices that have waited for contacts for more than an hour", read=overdue
+    )
+
+    def unsayable() -> float:
+        with core.database.read() as db:
+            return Store(db, tools.rules).unsayable()
+
+    core.metrics.gauge(
+        "notices_unsayable", "Notices held because their text or contacts are no good", read=unsayable
     )
 
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import structlog
+
 from services.notify.carriers import Accepted, ErrorClass, Receipt, Refused, Submission, Unknown
 from services.notify.domain import (
     LOOK,
     REFERENCE_BYTES,
+    TEXT,
     Attempt,
     AttemptState,
     Candidate,
@@ -24,7 +27,7 @@ from services.notify.domain import (
     is_open,
     make_reference,
 )
-from services.notify.fragments import fragments
+from services.notify.fragments import TextTooLongError, fragments
 from services.notify.store import ADOPTABLE, Phone
 from services.notify.work import NotifyWork
 from shared.events.notify import (
@@ -40,6 +43,8 @@ CHANNEL: Final = "sms"
 PORTION: Final = 500
 STOPPING: Final = (ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.QUOTA_OR_BALANCE)
 """Refusals that every other message would meet too, until a person mends the account."""
+
+log = structlog.get_logger(__name__)
 
 # --------------------------------------------------------------------------- the ends of a notice
 
@@ -129,6 +134,8 @@ def begin_attempts(
             continue
         if isinstance(answer, Hold):
             touched.append(held_by_look(notice, answer.reason, work.now, calendar, work.rules.hours))
+        elif not candidate.readable:
+            touched.append(_hold_for_text(notice, "contacts"))
         elif candidate.mobile is None:
             touched.append(_unreach(work, notice, "no_contact"))
         else:
@@ -137,8 +144,13 @@ def begin_attempts(
             if waiting is not None:
                 touched.append(waiting)
             elif not phones[mobile_index].open and (left is None or left > len(attempts)):
+                try:
+                    attempt = _attempt(work, candidate, mobile_index, looked_at, looked_wall)
+                except (TextTooLongError, LookupError) as error:
+                    touched.append(_hold_for_text(notice, type(error).__name__))
+                    continue
                 phones[mobile_index].open = True
-                attempts.append((_attempt(work, candidate, mobile_index, looked_at, looked_wall), notice.id))
+                attempts.append((attempt, notice.id))
                 touched.append(
                     changed(
                         notice, trying=AttemptState.OPEN, held=_unlooked(notice), mobile_index=mobile_index
@@ -152,6 +164,19 @@ def begin_attempts(
         ]
     )
     return [attempt for attempt, _ in attempts], bool(touched)
+
+
+def _hold_for_text(notice: Notice, why: str) -> Notice:
+    """One notice that can't be said is put aside until new facts, contacts or texts come; the others go."""
+    log.error(
+        "notice_unsayable", service="notify", notice=notice.id, rule=notice.rule, stage=notice.stage, why=why
+    )
+    return changed(notice, held=(TEXT,))
+
+
+def try_texts_again(work: NotifyWork) -> None:
+    """What could not be said is judged anew: at a start, when texts or keys may have been mended."""
+    _release(work, work.store.held_for(TEXT), TEXT)
 
 
 def _unlooked(notice: Notice) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
@@ -15,6 +15,8 @@ from services.notify.commands import STOPPING, begin_attempts, expire, give_up_o
 from services.notify.domain import (
     Attempt,
     Candidate,
+    Go,
+    Hold,
     SendingState,
     next_opening,
     pick_mobile,
@@ -23,13 +25,18 @@ from services.notify.last_look import MOST, LastLook, NoAnswerError
 from services.notify.store import Store
 from services.notify.work import NotifyWork, Tools
 from shared.clock import start_of, today
+from shared.privacy import CannotOpenError
 from shared.service import Core, Duty
 
 PORTION_S: Final = 2.0
 """One look covers as many notices as the carrier takes in so many seconds."""
+SLICE_S: Final = 0.1
+"""Attempts are committed for so many seconds at once: no more than those are unknown after a kill."""
 LONGEST_PAUSE_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
+
+Begun = tuple[list[Attempt], bool]
 
 _OURS: Final = frozenset({"late", "stopped", "stopping"})
 """Why a submission was not begun by us; anything else that was not sent is the line's fault."""
@@ -130,16 +137,34 @@ class Delivery:
         looked = list(zip(candidates, answers, strict=True))
         for answer in answers:
             self._looks.labels(type(answer).__name__.lower()).inc()
-        attempts, changed = await core.run(
-            lambda work: begin_attempts(work, looked, looked_at=looked_at, looked_wall=looked_wall),
-            urgent=True,
-        )
-        line_up = await self._submit_all(attempts, began)
-        if line_up:
+        begin = partial(begin_attempts, looked_at=looked_at, looked_wall=looked_wall)
+        return await self._hand_over_all(looked, begin, began)
+
+    async def _hand_over_all(
+        self, looked: Sequence[tuple[Candidate, Go | Hold]], begin: Callable[..., Begun], began: float
+    ) -> bool:
+        """Begins and submits slice by slice, as far as the look reaches; True when something moved on."""
+        moved, size = False, max(1, math.ceil(self._rate * SLICE_S))
+        for start in range(0, len(looked), size):
+            if self._stopping or self._is_late(began):
+                break
+            attempts, changed = await self._core.run(
+                partial(begin, looked=looked[start : start + size]), urgent=True
+            )
+            outcomes = await self._submit_all(attempts, began)
+            unsent = {outcome.why for outcome in outcomes if isinstance(outcome, NotSent)}
+            if unsent - _OURS:
+                self._pause("carrier_unreachable", "not sent")
+                return False
+            moved |= changed and not (unsent == {"late"} and all(isinstance(o, NotSent) for o in outcomes))
+        if moved:
             self._failures = 0
-        else:
-            self._pause("carrier_unreachable", "not sent")
-        return changed and line_up
+        elif self._is_late(began):
+            self._pause("look_too_slow", "no time was left to submit")
+        return moved
+
+    def _is_late(self, began: float) -> bool:
+        return self._core.clock.monotonic() - began > self._latest_s
 
     def _candidates(self, db: sa.Connection) -> list[Candidate]:
         now = self._core.clock.now()
@@ -154,16 +179,20 @@ class Delivery:
         found = []
         for notice in notices:
             version, sealed = contacts.get(notice.uscc, (0, b""))
-            clear = self._tools.open_contacts(notice.uscc, sealed) if version else []
+            try:
+                clear = self._tools.open_contacts(notice.uscc, sealed) if version else []
+            except (CannotOpenError, ValueError):
+                found.append(Candidate(notice, None, version, readable=False))
+                continue
             found.append(Candidate(notice, pick_mobile(clear), version))
         return found
 
     # -- the carrier ---------------------------------------------------------------------------------
 
-    async def _submit_all(self, attempts: Sequence[Attempt], began: float) -> bool:
-        """Submits at the carrier's rate and records outcomes as they come; False when the line is down."""
+    async def _submit_all(self, attempts: Sequence[Attempt], began: float) -> list[Submission]:
+        """Submits at the carrier's rate and records outcomes as they come."""
         pending = {asyncio.ensure_future(self._submit(attempt, began)) for attempt in attempts}
-        line_up = True
+        recorded: list[Submission] = []
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -171,11 +200,11 @@ class Delivery:
                 await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
                 for _, outcome in outcomes:
                     self._count(outcome)
-                    line_up &= not isinstance(outcome, NotSent) or outcome.why in _OURS
+                    recorded.append(outcome)
         finally:
             if pending:  # recording failed: the next portion must not overlap this one
                 await asyncio.wait(pending)
-        return line_up
+        return recorded
 
     def _count(self, outcome: Submission) -> None:
         self._submissions.labels(type(outcome).__name__.lower()).inc()
@@ -202,7 +231,7 @@ class Delivery:
             return NotSent("stopping")
         if not admitted:
             return NotSent("stopped")
-        if self._core.clock.monotonic() - began > self._latest_s:
+        if self._is_late(began):
             return NotSent("late")
         return await self._carrier.submit(attempt.mobile, attempt.text)
 

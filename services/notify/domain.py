@@ -67,9 +67,10 @@ def next_opening(now: datetime, calendar: Calendar, hours: Hours) -> datetime:
 _NAMESPACE: Final = UUID("6a3c9d4e-0f0b-5a57-9d7a-3c1f5b1a7e21")
 LOOK: Final = "look:"
 """Begins the reasons that a last look gave; those are looked at again, all others wait for an event."""
-_OWN_REASONS: Final = frozenset({"contact", "parked_here", "allowlist", "phone"})
+TEXT: Final = "text"
+_OWN_REASONS: Final = frozenset({"contact", "parked_here", "allowlist", "phone", TEXT})
 """Reasons of our own: contact not here yet, key parked here, not on the allow-list, phone with an unknown
-outcome. All others are the lead's.
+outcome, nothing that could be said (text or contacts). All others are the lead's.
 """
 
 
@@ -117,6 +118,7 @@ class Notice:
     `trying` is `open` or `unknown` while an attempt decides. `due_at` is when delivery should look at it;
     None while only an event can move it. `setbacks` counts holds and refusals since the last event.
     `version` grows with every change, so that what was looked at can be told from what is there now.
+    `town` is the unit's today and says who may see the notice; the facts are those it is sent with.
     """
 
     id: str
@@ -143,6 +145,7 @@ class Notice:
     version: int = 0
     handed_over_at: datetime | None = None
     ended_at: datetime | None = None
+    town: str | None = None
 
     @property
     def unsent(self) -> bool:
@@ -223,11 +226,15 @@ class Hold:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A notice that is due, the phone it would go to (None: no usable one), and which contacts say so."""
+    """A notice that is due, the phone it would go to (None: no usable one), and which contacts say so.
+
+    `readable` is false where the contacts can't be opened: nobody knows whether there is a phone.
+    """
 
     notice: Notice
     mobile: str | None = field(repr=False)
     contact_version: int
+    readable: bool = True
 
 
 class SendingState(StrEnum):

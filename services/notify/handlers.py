@@ -1,17 +1,21 @@
 """How notify reacts: to contacts, to leads and what becomes of them, to the calendar, to parked keys."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from services.notify.commands import withdraw
-from services.notify.domain import Facts, Notice, after_event, changed, lead_reasons, notice_id
+from services.notify.domain import TEXT, Facts, Notice, after_event, changed, lead_reasons, notice_id
 from services.notify.work import NotifyWork
 from shared.calendar import Year
 from shared.events.matching import LeadChanged, LeadFacts, LeadHeld, LeadOpened, LeadReleased, LeadResolved
 from shared.events.registry import ContactChanged, ReferenceChanged
 from shared.messaging.consumer import Received, on
 
+_OF_CONTACTS: Final = {"phone", "allowlist", TEXT}
+"""Holds that other contacts may end."""
+
 LeadEvent = TypeVar("LeadEvent", LeadChanged, LeadHeld, LeadReleased, LeadResolved)
+Told = TypeVar("Told", LeadOpened, LeadChanged)
 
 
 class MissingTextError(LookupError):
@@ -19,7 +23,10 @@ class MissingTextError(LookupError):
 
 
 def keep_contacts(work: NotifyWork, received: Sequence[Received[ContactChanged]]) -> None:
-    """Keeps the newest contacts of units under the own key, and lets go on what waited for them."""
+    """Keeps the newest contacts of units under the own key, and lets go on what waited for them.
+
+    What the old phone stood in the way of is judged anew: the phone may be another one.
+    """
     units = {item.event.uscc for item in received}
     versions = {uscc: version for uscc, (version, _) in work.store.contacts(units).items()}
     notices = {notice.id: notice for notice in work.store.unsent_of_units(units)}
@@ -33,8 +40,8 @@ def keep_contacts(work: NotifyWork, received: Sequence[Received[ContactChanged]]
         newest[event.uscc] = event.version, work.tools.seal_contacts(event.uscc, contacts)
         for notice in notices.values():
             if notice.uscc == event.uscc:
-                here = notice.facts.contact_version <= event.version
-                notices[notice.id] = after_event(notice, drop=("contact",) if here else ())
+                here = {"contact"} if notice.facts.contact_version <= event.version else set()
+                notices[notice.id] = after_event(notice, drop=here | _OF_CONTACTS)
     work.store.put_contacts(newest)
     work.store.save_notices([n for n in notices.values() if n.uscc in newest], at=work.now)
 
@@ -60,6 +67,7 @@ def queue_notices(work: NotifyWork, received: Sequence[Received[LeadOpened]]) ->
             not_before=event.not_before or item.time,
             created_at=item.time,
             correlation=item.cause.correlation,
+            town=event.town,
         )
         held = set(event.held)
         if event.contact_version > contacts.get(event.uscc, (0, b""))[0]:
@@ -68,10 +76,11 @@ def queue_notices(work: NotifyWork, received: Sequence[Received[LeadOpened]]) ->
             held.add("parked_here")
         notices.setdefault(notice.id, changed(notice, held=tuple(sorted(held))))
     work.store.add_notices(list(notices.values()), at=work.now)
+    _follow_unit(work, received)
 
 
 def renew_facts(work: NotifyWork, received: Sequence[Received[LeadChanged]]) -> None:
-    """Unsent notices say what the lead says now."""
+    """Unsent notices say what the lead says now; all of them follow their unit to its town."""
     contacts = work.store.contacts({item.event.uscc for item in received})
 
     def renew(notice: Notice, item: Received[LeadChanged]) -> Notice:
@@ -82,12 +91,13 @@ def renew_facts(work: NotifyWork, received: Sequence[Received[LeadChanged]]) -> 
         return after_event(
             notice,
             add=add,
-            drop=({"contact"} | lead_reasons(notice.held)) - add,
+            drop=({"contact", TEXT} | lead_reasons(notice.held)) - add,
             facts=_facts(event),
             not_before=event.not_before or notice.not_before,
         )
 
     _change_unsent(work, received, renew)
+    _follow_unit(work, received)
 
 
 def hold_back(work: NotifyWork, received: Sequence[Received[LeadHeld]]) -> None:
@@ -130,6 +140,10 @@ def release_parked(work: NotifyWork, subject: str) -> None:
     """Nothing of this unit is parked here any more."""
     freed = [after_event(n, drop=("parked_here",)) for n in work.store.unsent_of_units([subject])]
     work.store.save_notices(freed, at=work.now)
+
+
+def _follow_unit(work: NotifyWork, received: Sequence[Received[Told]]) -> None:
+    work.store.put_towns({item.event.lead_id: item.event.town for item in received})
 
 
 def _facts(event: LeadFacts) -> Facts:

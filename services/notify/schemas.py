@@ -41,7 +41,11 @@ class SendingOut(BaseModel):
 
 
 class NoticeRow(BaseModel):
-    """A notice in a list."""
+    """A notice in a list.
+
+    Why a queued one does not go: `trying` is open or unknown while a submission decides; `due_at` is when it
+    is looked at next, null while only an event can move it. `town` is the unit's today.
+    """
 
     id: str
     lead_id: str
@@ -58,6 +62,7 @@ class NoticeRow(BaseModel):
     created_at: datetime
     not_before: datetime
     due_at: datetime | None
+    trying: AttemptState | None
     handed_over_at: datetime | None
     ended_at: datetime | None
 

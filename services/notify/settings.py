@@ -1,21 +1,22 @@
 """What notify is told from outside: its settings, and the city's rules for messages."""
 
 import re
-from datetime import time, timedelta
+from datetime import date, time, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from services.notify.domain import Hours, Rules, Sending, SendingState, Template, TextError
+from services.notify.carriers.yunmas import CONNECT_SHARE
+from services.notify.domain import Facts, Hours, Rules, Sending, SendingState, Template, TextError
 from services.notify.fragments import TextTooLongError, fragments
 from shared.calendar import load_calendar
 from shared.documents import Document, DocumentError, read_toml
 from shared.settings import ServiceSettings
 
 LONGEST_NAME = 200
-"""Characters of a unit's name; a text with such a name still has to fit."""
+"""Length of a unit's name in UTF-16 code units; a text with such a name still has to fit."""
 
 
 class NotifySettings(ServiceSettings):
@@ -48,7 +49,21 @@ class NotifySettings(ServiceSettings):
     receipts_secret: SecretStr | None = Field(
         None, min_length=16, description="Last part of the receipts' address; must be set"
     )
-    rate_per_s: float = Field(100.0, gt=0, description="Messages a second that the carrier takes")
+    rate_per_s: float = Field(100.0, ge=1, description="Messages a second that the carrier takes")
+
+    @property
+    def latest_s(self) -> float:
+        """A submission begins at most so many seconds after its last look, for it has to connect as well."""
+        return self.submit_within_s - CONNECT_SHARE * self.carrier_timeout_s
+
+    @model_validator(mode="after")
+    def _leaves_time(self) -> Self:
+        if self.latest_s <= 0:
+            raise ValueError(
+                f"connecting may take {CONNECT_SHARE} of YINGBAO_NOTIFY_CARRIER_TIMEOUT_S, which leaves no time of "
+                "YINGBAO_NOTIFY_SUBMIT_WITHIN_S to begin: make the time-out shorter"
+            )
+        return self
 
 
 def read_rules(settings: NotifySettings, pack: Path) -> Rules:
@@ -85,7 +100,13 @@ def read_rules(settings: NotifySettings, pack: Path) -> Rules:
 def _template(part: Document, texts: Document) -> Template:
     try:
         template = Template(part.need("sms", str), part.texts("words"))
-        longest = template.text + "名" * LONGEST_NAME + texts.need("issuer.office", str)
+        day = date(2026, 12, 31)  # no day is written longer
+        longest = template.render(
+            Facts("名" * LONGEST_NAME, "", None, day, day, {}, 0),
+            office=texts.need("issuer.office", str),
+            service_number=texts.need("issuer.service_number", str),
+            reference="2" * 9,
+        )
         fragments(texts.need("issuer.signature", str), longest)
     except (TextError, TextTooLongError) as error:
         raise DocumentError(f"{part.file}: {part.at}.sms: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from services.notify.domain import (
+    TEXT,
     UNSENT,
     Attempt,
     AttemptState,
@@ -71,6 +72,13 @@ class Store:
             statement.values(values), [{f"b_{name}": row[name] for name in ("id", *_MUTABLE)} for row in rows]
         )
 
+    def put_towns(self, towns: Mapping[str, str | None]) -> None:
+        """Hands all notices about these leads, sent ones too, to the town that the unit belongs to now."""
+        statement = sa.update(notice).where(notice.c.lead_id == sa.bindparam("b_lead"))
+        rows = [{"b_lead": lead_id, "b_town": town} for lead_id, town in sorted(towns.items())]
+        if rows:
+            self._db.execute(statement.values(town=sa.bindparam("b_town")), rows)
+
     def notices(self, ids: Iterable[str]) -> dict[str, Notice]:
         """Notices by id."""
         return {n.id: n for n in self._notices(notice.c.id.in_(list(ids)))}
@@ -113,6 +121,11 @@ class Store:
         """When the earliest notice should be looked at."""
         due: datetime | None = self._db.scalar(sa.select(sa.func.min(notice.c.due_at)))
         return due
+
+    def unsayable(self) -> int:
+        """Notices that are held because their text or their contacts are no good."""
+        held = notice.c.state == NoticeState.HELD, _holds(TEXT)
+        return self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(*held)) or 0
 
     def contacts_overdue(self, before: datetime) -> int:
         """Notices that have waited for a contact version since before an instant."""
@@ -341,7 +354,7 @@ def _notice_row(n: Notice, at: datetime) -> dict[str, Any]:
         "deadline": str(n.facts.deadline),
     }
     row = {name: getattr(n, name) for name in _NOTICE_FIELDS}
-    return {**row, "held": list(n.held), "facts": facts, "town": n.facts.town, "changed_at": at}
+    return {**row, "held": list(n.held), "facts": facts, "changed_at": at}
 
 
 def _notice(row: Any) -> Notice:

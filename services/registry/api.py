@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from services.registry.commands import (
     CancelParticipation,
@@ -35,8 +36,12 @@ from services.registry.commands import (
     resume_unit,
     suspend_unit,
 )
-from services.registry.domain import City, DataSet, Insurance, look, unit_doubts
+from services.registry.domain import Batch, City, DataSet, Insurance, RejectedRow, look, unit_doubts
+from services.registry.intake.apply import ReceiveBatch, SettleRow, own_batch, receive_batch, settle_row
+from services.registry.intake.files import Files
+from services.registry.intake.report import report_head, report_rows
 from services.registry.schemas import (
+    BatchOut,
     CancelIn,
     CloseIn,
     CompleteIn,
@@ -48,6 +53,8 @@ from services.registry.schemas import (
     ParticipationIn,
     ParticipationOut,
     ResumeIn,
+    SettledOut,
+    SettleIn,
     SuspendIn,
     UnitDetail,
     UnitIn,
@@ -63,12 +70,15 @@ from services.registry.store import Store, Vault
 from services.registry.work import RegistryWork
 from shared.calendar import Year
 from shared.clock import today
-from shared.errors import FieldError, not_found, unprocessable
+from shared.datasets.contract import Contract
+from shared.errors import FieldError, Problem, not_found, unprocessable
 from shared.http import (
     FIRST_YEAR,
     LAST_YEAR,
     Caller,
     Cursor,
+    Day,
+    FileRoute,
     Limit,
     Page,
     RowId,
@@ -81,7 +91,9 @@ from shared.http import (
     etag,
     if_match,
     page,
+    stream_body,
 )
+from shared.ids import new_event_ids
 from shared.service import Core
 from shared.storage.idempotency import Answer
 
@@ -98,6 +110,8 @@ class Room:
     vault: Vault
     city: City
     lookers: ThreadPoolExecutor
+    files: Files
+    contracts: Mapping[str, Contract]
 
     @property
     def today(self) -> date:
@@ -363,6 +377,136 @@ def _year_out(year: Year) -> YearOut:
     )
 
 
+# -- batches ---------------------------------------------------------------------------------------------
+
+
+class _CsvRoute(FileRoute):
+    max_body = 200 * 1024 * 1024
+    media_types = frozenset({"text/csv"})
+
+
+files = APIRouter(route_class=_CsvRoute)
+_CSV_BODY = {"requestBody": {"required": True, "content": {"text/csv": {"schema": {"type": "string"}}}}}
+
+
+@files.post(
+    "/v1/datasets/{id}/batches",
+    dependencies=[access("datasets:write")],
+    response_model=BatchOut,
+    status_code=202,
+    tags=["batches"],
+    openapi_extra=_CSV_BODY,
+)
+async def send(
+    id: str,  # noqa: A002 - a fixed path
+    request: Request,
+    who: Who,
+    room: Here,
+    complete_through: Annotated[Day | None, Query()] = None,
+) -> Response:
+    """Takes in a CSV file of a data set; its rows are applied afterwards. The same file is the same batch.
+
+    `complete_through`: with this file everything about days up to that one has been supplied; said when the
+    file has been applied.
+    """
+    contract = room.contracts.get(id)
+    if contract is None:
+        raise not_found("没有该数据集，或不接收文件", "there is no such data set, or it takes no files")
+    if who.department not in contract.owners or who.town is not None:
+        raise Problem(
+            403,
+            "not_the_owner",
+            zh="只能由数据集的责任部门发送文件",
+            en="only a department that owns the data set may send its files",
+        )
+    batch_id = new_event_ids(1)[0]
+    receiving = await asyncio.to_thread(room.files.receive, batch_id)
+    try:
+        async for chunk in stream_body(request, limit=_CsvRoute.max_body):
+            await asyncio.to_thread(receiving.add, chunk)
+        sha256 = await asyncio.to_thread(receiving.finish)
+    except BaseException:
+        receiving.abandon()
+        raise
+    item = ReceiveBatch(
+        who.cause, batch_id, contract, who.department, sha256, receiving.size, complete_through
+    )
+    # From here on the batch may be committed though we hear nothing of it: only a refusal says it is not.
+    try:
+        batch: Batch = await room.core.call(receive_batch, item)
+    except Problem as problem:
+        if problem.status < 500:
+            receiving.abandon()
+        raise
+    if batch.id != batch_id:
+        receiving.abandon()
+    where = f"{request.scope.get('root_path', '')}/v1/batches/{batch.id}"
+    shown = (await _shown(room, batch.id, who)).model_dump(mode="json")
+    return answer_response(Answer(202, shown, {"Location": where}))
+
+
+@router.get("/v1/batches/{id}", dependencies=[access("datasets:read")], tags=["batches"])
+async def batch(id: str, who: Who, room: Here) -> BatchOut:  # noqa: A002 - a fixed path
+    """What became of a file, for the department that sent it."""
+    return await _shown(room, id, who)
+
+
+async def _shown(room: Room, id_: str, who: Caller) -> BatchOut:
+    return await room.read(
+        lambda store: BatchOut.of(own_batch(store, id_, who.department), store.open_disputes(id_))
+    )
+
+
+@router.get(
+    "/v1/batches/{id}/errors",
+    dependencies=[access("datasets:write")],
+    response_class=StreamingResponse,
+    tags=["batches"],
+)
+async def errors(id: str, who: Who, room: Here) -> StreamingResponse:  # noqa: A002 - a fixed path
+    """The rows that were not applied, as CSV: where, why, what to do, and the row itself.
+
+    Mended in place it can be sent as a file again. It holds what the department sent, so nobody else gets it.
+    """
+    found = await room.read(lambda store: own_batch(store, id, who.department))
+    await room.core.run(
+        lambda work: work.audit("batch_errors_read", id, cause=who.cause, rows=found.rejected)
+    )
+
+    async def content() -> AsyncGenerator[bytes]:
+        yield report_head(found)
+        after = 0
+        while rows := await room.read(_rejected_behind(id, after)):
+            yield report_rows(found, rows)
+            after = rows[-1].row
+
+    return StreamingResponse(
+        content(),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{found.dataset}-errors.csv"'},
+    )
+
+
+def _rejected_behind(id_: str, line: int) -> Callable[[Store], list[RejectedRow]]:
+    return lambda store: store.rejected(id_, after=line, limit=500)
+
+
+@router.post(
+    "/v1/batches/{id}/rows/{n}/settle",
+    dependencies=[access("datasets:write")],
+    response_model=SettledOut,
+    tags=["batches"],
+)
+async def settle(id: str, n: RowId, body: SettleIn, request: Request, who: Who) -> Response:  # noqa: A002
+    """Says what became of a rejected row that holds the messages to its unit; they go on."""
+    item = SettleRow(who.cause, who.department, id, n, body.reason)
+
+    def respond(row: RejectedRow) -> Answer:
+        return Answer(200, {"batch_id": row.batch_id, "row": row.row, "uscc": row.uscc})
+
+    return await answer(request, settle_row, item, respond)
+
+
 # -- the last look ---------------------------------------------------------------------------------------
 
 
@@ -386,8 +530,15 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
     def ask() -> list[Look]:
         with room.core.database.read() as db:
             store = Store(db, room.vault)
-            known, in_force = store.units(usccs), store.in_force(usccs, day, ended=True)
-        reasons = (look(item, known.get(item.uscc), in_force.get(item.uscc, {})) for item in questions)
+            known, in_force, disputed = (
+                store.units(usccs),
+                store.in_force(usccs, day, ended=True),
+                store.disputed(usccs),
+            )
+        reasons = (
+            look(item, known.get(item.uscc), in_force.get(item.uscc, {}), disputed=item.uscc in disputed)
+            for item in questions
+        )
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 
     answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)

@@ -8,16 +8,19 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from services import registry
-from services.registry.api import Room, looks, router
+from services.registry.api import Room, files, looks, router
 from services.registry.commands import complete_live_days
 from services.registry.domain import City, DataSet, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
+from services.registry.intake.apply import Intake
+from services.registry.intake.files import Files
 from services.registry.pages import pages
 from services.registry.settings import RegistrySettings
 from services.registry.store import Store, Vault
 from services.registry.tables import PLUMBING
 from services.registry.work import RegistryWork
 from shared.clock import Clock, today
+from shared.datasets.contract import load_contracts
 from shared.messaging.bus import Bus
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Duty, Service, assemble
@@ -44,22 +47,30 @@ def build(
         return done
 
     def next_day(db: sa.Connection, now: datetime) -> datetime | None:
-        marks = Store(db, vault).complete_through()
-        live = (item.id for item in city.datasets.values() if item.mode == "live")
+        store = Store(db, vault)
+        marks, pending = store.complete_through(), {batch.dataset for batch in store.pending_batches()}
+        live = [item.id for item in city.datasets.values() if item.mode == "live" and item.id not in pending]
         return min((live_due(marks.get(id_), now) for id_ in live), default=None)
 
+    contracts = load_contracts()
+    kept = Files(settings.data_dir / "batches", vault.records)
+    intake = Intake(core, vault, kept, contracts)
     service = assemble(
         core,
         bus,
         card=registry.__doc__ or "",
-        routers=[router, looks],
+        routers=[router, files, looks],
         pages=pages(city, vault),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
-        duties=[Duty("complete_live_days", complete, next_day)],
+        duties=[
+            Duty("complete_live_days", complete, next_day),
+            Duty("intake", intake.step, intake.next_due),
+        ],
+        at_start=intake.clear_files,
     )
     lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="registry-look")
-    service.app.state.room = Room(core, vault, city, lookers)
+    service.app.state.room = Room(core, vault, city, lookers, kept, contracts)
     return service
 
 

@@ -70,11 +70,12 @@ class RegisterUnit:
     uscc: str
     name: str
     kind: UnitKind
-    established_on: date
+    established_on: date | None
     town: str | None = None
     address: str | None = None
     industry: str | None = None
     contacts: tuple[Contact, ...] = ()
+    origin: str = "single"
 
 
 @dataclass(frozen=True)
@@ -249,6 +250,7 @@ def _unit(work: RegistryWork, item: RegisterUnit) -> Unit:
         code_confirmed=check_uscc(item.uscc).check_ok,
         contact_version=1 if item.contacts else 0,
         recorded_at=work.now,
+        origin=item.origin,
     )
 
 
@@ -560,6 +562,14 @@ class PublishYear:
 
 def declare_complete(work: RegistryWork, item: DeclareComplete) -> date:
     """Moves a batch data set's day of completeness forward."""
+    before = check_declaration(work, item)
+    if item.through != before:
+        _complete(work, item.dataset, item.through, item.cause)
+    return item.through
+
+
+def check_declaration(work: RegistryWork, item: DeclareComplete) -> date | None:
+    """What was declared before. Raises Problem where this may not be declared now."""
     dataset = work.city.datasets.get(item.dataset)
     if dataset is None:
         raise not_found("没有该数据集", "there is no such data set")
@@ -589,18 +599,22 @@ def declare_complete(work: RegistryWork, item: DeclareComplete) -> date:
             zh=f"已声明完整至 {before}，不能后退",
             en=f"it was declared complete through {before} already; it only moves forward",
         )
-    if item.through != before:
-        _complete(work, item.dataset, item.through, item.cause)
-    return item.through
+    return before
 
 
 def complete_live_days(work: RegistryWork, _item: None = None) -> bool:
-    """Says of each live data set that yesterday is complete, once. True when something was said."""
+    """Says of each live data set that yesterday is complete, once. True when something was said.
+
+    One of which a file is still being applied waits for it.
+    """
     marks = work.store.complete_through()
+    pending = {batch.dataset for batch in work.store.pending_batches()}
     days = {
         dataset.id: day
         for dataset in work.city.datasets.values()
-        if dataset.mode == "live" and (day := live_day(marks.get(dataset.id), work.today))
+        if dataset.mode == "live"
+        and dataset.id not in pending
+        and (day := live_day(marks.get(dataset.id), work.today))
     }
     for dataset, day in days.items():
         _complete(work, dataset, day, Cause("registry", f"complete:{dataset}:{day}"))

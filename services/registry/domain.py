@@ -5,7 +5,7 @@ Problem where the change is impossible.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
@@ -504,15 +504,28 @@ class Question:
 
 
 Hold = Literal[
-    "unknown_subject", "insured", "not_active", "code_unconfirmed", "fact_differs", "contact_newer"
+    "unknown_subject",
+    "insured",
+    "row_disputed",
+    "not_active",
+    "code_unconfirmed",
+    "fact_differs",
+    "contact_newer",
 ]
 
 
-def look(question: Question, unit: Unit | None, in_force: Collection[tuple[Insurance, Form]]) -> Hold | None:
+def look(
+    question: Question,
+    unit: Unit | None,
+    in_force: Collection[tuple[Insurance, Form]],
+    *,
+    disputed: bool = False,
+) -> Hold | None:
     """Why the message must wait, None when it may go.
 
     `in_force` is what the unit's people have today, or had: an enrolment that has ended ends a lead all the
-    same, so its message must not slip out before the event arrives.
+    same, so its message must not slip out before the event arrives. `disputed`: a row that could not be read
+    may say that somebody is insured.
     """
     covered = {
         insurance
@@ -527,9 +540,83 @@ def look(question: Question, unit: Unit | None, in_force: Collection[tuple[Insur
         return "unknown_subject"
     facts = (question.name, question.kind, question.established_on, question.town)
     checks: tuple[tuple[bool, Hold], ...] = (
+        (disputed, "row_disputed"),
         (unit.status is not UnitStatus.ACTIVE, "not_active"),
         (not unit.code_confirmed, "code_unconfirmed"),
         (facts != (unit.name, unit.kind, unit.established_on, unit.town), "fact_differs"),
         (question.contact_version != unit.contact_version, "contact_newer"),
     )
     return next((reason for applies, reason in checks if applies), None)
+
+
+# -- batches ---------------------------------------------------------------------------------------------
+
+
+class BatchState(StrEnum):
+    """What became of a file: refused as a whole, or applied row by row."""
+
+    RECEIVED = "received"
+    APPLYING = "applying"
+    APPLIED = "applied"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What is wrong with a file or a row, and what to do about it; `column` is the heading it stands under."""
+
+    code: str
+    zh: str
+    en: str
+    column: str = ""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A file that a department sent, and how far it is applied.
+
+    `position` and `line` are the byte and the line behind the last row applied, `layout` how it is read,
+    `rows` how many there are. `client` and `correlation` are those of the request that brought it.
+    """
+
+    id: str
+    dataset: str
+    department: str
+    sha256: str
+    size: int
+    complete_through: date | None
+    client: str
+    correlation: str
+    received_at: datetime
+    state: BatchState = BatchState.RECEIVED
+    layout: Mapping[str, Any] = field(default_factory=dict)
+    position: int = 0
+    line: int = 0
+    rows: int = 0
+    accepted: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    problems: tuple[Trouble, ...] = ()
+    ended_at: datetime | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come of it."""
+        return self.state in (BatchState.APPLIED, BatchState.REFUSED)
+
+
+@dataclass(frozen=True)
+class RejectedRow:
+    """A row that was not applied: the line itself and what is wrong with it.
+
+    `uscc` is the unit of a participation that may be insured after all, `keys` are digests of who it is about.
+    `disputed`: messages to the unit wait until it is settled; None where the row concerns no unit.
+    """
+
+    batch_id: str
+    row: int
+    text: str
+    troubles: tuple[Trouble, ...]
+    uscc: str | None = None
+    keys: tuple[str, ...] = ()
+    disputed: bool | None = None

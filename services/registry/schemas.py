@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Field
 
 from services.registry.domain import (
+    Batch,
+    BatchState,
     Contact,
     ContactRole,
     Declared,
@@ -87,13 +89,13 @@ class ContactIn(Body):
 Contacts = Annotated[Many[ContactIn], Field(max_length=20)]
 
 
-class UnitIn(Body):
-    """A unit as it is registered."""
+class UnitRowIn(Body):
+    """A unit as a row of a file has it: the date may be unknown, then it gets no clock."""
 
     uscc: Uscc
     name: Name
     kind: Choice[UnitKind]
-    established_on: Day
+    established_on: Day | None = None
     town: Town | None = None
     address: Address | None = None
     industry: Industry | None = None
@@ -102,6 +104,12 @@ class UnitIn(Body):
     def facts(self) -> dict[str, Any]:
         """The fields of the command."""
         return {**dict(self), "contacts": tuple(item.contact() for item in self.contacts)}
+
+
+class UnitIn(UnitRowIn):
+    """A unit as it is registered."""
+
+    established_on: Day
 
 
 _ABSENT: Any = None
@@ -178,6 +186,12 @@ class EndIn(Body):
 
 class CancelIn(Body):
     """Why a participation was recorded in error."""
+
+    reason: Annotated[str, Text(200)]
+
+
+class SettleIn(Body):
+    """What became of a rejected row."""
 
     reason: Annotated[str, Text(200)]
 
@@ -354,6 +368,57 @@ class DataSetOut(BaseModel):
     owner: str
     mode: Mode
     complete_through: date | None
+
+
+class TroubleOut(BaseModel):
+    """What is wrong with a file, and what to do about it."""
+
+    code: str
+    zh: str
+    en: str
+
+
+class BatchOut(BaseModel):
+    """A file and what became of it.
+
+    `rows` are the rows below the headings, known once the file has been read; `done` of them were looked at.
+    `open_disputes` are rejected rows that hold messages to their unit.
+    """
+
+    id: str
+    dataset: str
+    state: BatchState
+    sha256: str
+    complete_through: date | None
+    rows: int
+    done: int
+    accepted: int
+    unchanged: int
+    rejected: int
+    open_disputes: int
+    problems: list[TroubleOut]
+    received_at: datetime
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, batch: Batch, open_disputes: int) -> "BatchOut":
+        """As it is shown."""
+        shown = {
+            **vars(batch),
+            "done": batch.accepted + batch.unchanged + batch.rejected,
+            "problems": [TroubleOut.model_validate(item, from_attributes=True) for item in batch.problems],
+        }
+        return cls(
+            **{name: shown[name] for name in cls.model_fields if name in shown}, open_disputes=open_disputes
+        )
+
+
+class SettledOut(BaseModel):
+    """A rejected row that holds nothing any more."""
+
+    batch_id: str
+    row: int
+    uscc: str
 
 
 class YearOut(BaseModel):

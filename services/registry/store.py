@@ -10,6 +10,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.registry.domain import (
+    Batch,
+    BatchState,
     Contact,
     ContactRole,
     Declared,
@@ -18,18 +20,22 @@ from services.registry.domain import (
     Insurance,
     Participation,
     Person,
+    RejectedRow,
     State,
+    Trouble,
     Unit,
     UnitKind,
     UnitStatus,
 )
 from services.registry.tables import (
+    BATCH,
     CALENDAR_YEAR,
     CONTACT,
     DATASET,
     FIRST_PARTICIPATION,
     PARTICIPATION,
     PERSON,
+    REJECTED_ROW,
     UNIT,
 )
 from shared.calendar import Year
@@ -285,6 +291,106 @@ class Store:
         }
         upsert(self._db, CALENDAR_YEAR, [row], key=["year"], update=["holidays", "makeup_days", "source"])
 
+    # -- batches -------------------------------------------------------------------------------------
+
+    def batch(self, id_: str) -> Batch | None:
+        """One batch."""
+        return next(iter(self._batches(BATCH.c.id == id_)), None)
+
+    def same_file(self, department: str, dataset: str, sha256: str) -> Batch | None:
+        """The batch that this file became when its owner sent it before."""
+        wanted = (BATCH.c.department == department, BATCH.c.dataset == dataset, BATCH.c.sha256 == sha256)
+        return next(iter(self._batches(*wanted)), None)
+
+    def pending_batches(self) -> list[Batch]:
+        """Batches that are not over, in the order in which they came."""
+        return self._batches(BATCH.c.state.in_((BatchState.RECEIVED, BatchState.APPLYING)))
+
+    def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
+        rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time
+        return [
+            Batch(
+                **{
+                    **row._mapping,
+                    "state": BatchState(row.state),
+                    "problems": tuple(Trouble(**item) for item in row.problems),
+                }
+            )
+            for row in rows
+        ]
+
+    def add_batch(self, batch: Batch) -> None:
+        """A new batch."""
+        self._insert(BATCH, [_batch_row(batch)])
+
+    def save_batch(self, batch: Batch) -> None:
+        """A batch that got on."""
+        self._db.execute(sa.update(BATCH).where(BATCH.c.id == batch.id).values(_batch_row(batch)))
+
+    def add_rejected(self, rejected: Sequence[RejectedRow]) -> None:
+        """Keeps rows that were not applied, with what is wrong with them."""
+        rows = []
+        for item in rejected:
+            row = vars(item) | {"keys": list(item.keys)}
+            secret = {
+                "text": row.pop("text"),
+                "troubles": [asdict(trouble) for trouble in row.pop("troubles")],
+            }
+            sealed = self._vault.records.seal(_json(secret), context=f"row:{item.batch_id}:{item.row}")
+            rows.append({**row, "sealed": sealed})
+        self._insert(REJECTED_ROW, rows)
+
+    def rejected(self, batch_id: str, *, after: int, limit: int) -> list[RejectedRow]:
+        """Rejected rows of a batch behind a line, by line."""
+        where = (REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.row > after)
+        return self._rejected(*where, limit=limit)
+
+    def disputed(self, usccs: Iterable[str]) -> set[str]:
+        """Those of these units that a disputed row speaks of."""
+        where = (REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
+        return set(self._db.scalars(sa.select(REJECTED_ROW.c.uscc).where(*where).distinct()))
+
+    def disputes(self, usccs: Iterable[str], *, but_of: str) -> list[RejectedRow]:
+        """Disputed rows about these units, except those of one batch."""
+        return self._rejected(
+            REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed, REJECTED_ROW.c.batch_id != but_of
+        )
+
+    def open_disputes(self, batch_id: str) -> int:
+        """How many rows of a batch are disputed."""
+        where = (REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.disputed)
+        return self._db.scalar(sa.select(sa.func.count()).select_from(REJECTED_ROW).where(*where)) or 0
+
+    def settle(self, batch_id: str, row: int) -> None:
+        """A row is disputed no more."""
+        where = (REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.row == row)
+        self._db.execute(sa.update(REJECTED_ROW).where(*where).values(disputed=False))
+
+    def _rejected(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[RejectedRow]:
+        rows = self._db.execute(
+            sa.select(REJECTED_ROW)
+            .where(*where)
+            .order_by(REJECTED_ROW.c.batch_id, REJECTED_ROW.c.row)
+            .limit(limit)
+        )
+        return [self._open_row(row) for row in rows]
+
+    def _open_row(self, row: sa.Row[Any]) -> RejectedRow:
+        plain = json.loads(self._vault.records.open(row.sealed, context=f"row:{row.batch_id}:{row.row}"))
+        return RejectedRow(
+            batch_id=row.batch_id,
+            row=row.row,
+            text=plain["text"],
+            troubles=tuple(Trouble(**item) for item in plain["troubles"]),
+            uscc=row.uscc,
+            keys=tuple(row.keys),
+            disputed=row.disputed,
+        )
+
+    def row_keys(self, uscc: str, *names: str) -> tuple[str, ...]:
+        """Keyed digests of what tells a person from the others of a unit: ID number, name."""
+        return tuple(self._vault.people.of(f"{uscc}\n{name.strip().upper()}") for name in names if name)
+
     def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:  # an empty list would insert one row of defaults
             self._db.execute(sa.insert(table), list(rows))
@@ -320,6 +426,10 @@ def _participation(row: sa.Row[Any]) -> Participation:
             "state": State(row.state),
         }
     )
+
+
+def _batch_row(batch: Batch) -> dict[str, Any]:
+    return {**vars(batch), "state": batch.state.value, "problems": [asdict(item) for item in batch.problems]}
 
 
 def _contacts_json(contacts: Sequence[Contact]) -> bytes:

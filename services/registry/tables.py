@@ -112,3 +112,43 @@ CALENDAR_YEAR = sa.Table(
     sa.Column("source", sa.String(200), nullable=False),
     comment="years of the working-day calendar that were imported; they replace the city pack's",
 )
+
+BATCH = sa.Table(
+    "batch",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("dataset", sa.String(32), nullable=False),
+    sa.Column("department", sa.String(32), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False, comment="bytes"),
+    sa.Column("complete_through", sa.Date, comment="declared when the batch is applied"),
+    sa.Column("client", sa.String(128), nullable=False),
+    sa.Column("correlation", sa.String(64), nullable=False),
+    sa.Column("received_at", Instant, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("layout", sa.JSON, nullable=False, comment="how the file is read; empty until it was surveyed"),
+    sa.Column("position", sa.BigInteger, nullable=False, comment="byte behind the last row applied"),
+    sa.Column("line", sa.Integer, nullable=False, comment="line of the last row applied"),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("accepted", sa.Integer, nullable=False),
+    sa.Column("unchanged", sa.Integer, nullable=False),
+    sa.Column("rejected", sa.Integer, nullable=False),
+    sa.Column("problems", sa.JSON, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.UniqueConstraint("department", "dataset", "sha256"),
+    sa.Index("batch_state", "state", "id"),
+    comment="files that departments sent, and how far they are applied; the same file is the same batch",
+)
+
+REJECTED_ROW = sa.Table(
+    "rejected_row",
+    metadata,
+    sa.Column("batch_id", sa.String(36), primary_key=True),
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False, comment="line of the file"),
+    sa.Column("sealed", sa.LargeBinary, nullable=False, comment="JSON {text, troubles}"),
+    sa.Column("uscc", sa.String(18), comment="the unit that a participation speaks of"),
+    sa.Column("keys", sa.JSON, nullable=False, comment="keyed digests of whom it is about"),
+    sa.Column("disputed", sa.Boolean, comment="None: it concerns no unit"),
+    sa.Index("rejected_row_of_unit", "uscc", "disputed"),
+    comment="rows that were not applied; a disputed one holds messages to its unit",
+)

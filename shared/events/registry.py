@@ -147,6 +147,47 @@ class ReferenceChanged(Event):
     source: str
 
 
+class IntakeDisputed(Event):
+    """A row of a file could not be taken in, though it may say that the unit insures somebody.
+
+    Until it is settled the unit is not to be told that it insures nobody. `row` is the line of the file.
+    """
+
+    name: ClassVar[str] = "registry.intake_disputed.v1"
+    uscc: str
+    batch_id: str
+    row: int
+    dataset: str
+
+
+class IntakeSettled(Event):
+    """A disputed row was settled: by its sender, or because the corrected row came."""
+
+    name: ClassVar[str] = "registry.intake_settled.v1"
+    uscc: str
+    batch_id: str
+    row: int
+
+
+class BatchAccepted(Event):
+    """A file was read and every good row of it applied. `sha256` is that of the file, in hex."""
+
+    name: ClassVar[str] = "registry.batch_accepted.v1"
+    batch_id: str
+    dataset: str
+    department: str
+    sha256: str
+    rows: int
+    accepted: int
+    unchanged: int
+    rejected: int
+    complete_through: date | None
+
+    @property
+    def subject(self) -> str:
+        return self.dataset
+
+
 EVENTS: tuple[type[Event], ...] = (
     UnitRegistered,
     UnitChanged,
@@ -157,4 +198,7 @@ EVENTS: tuple[type[Event], ...] = (
     ParticipationCancelled,
     DataComplete,
     ReferenceChanged,
+    IntakeDisputed,
+    IntakeSettled,
+    BatchAccepted,
 )

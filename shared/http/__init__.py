@@ -25,7 +25,7 @@ from shared.http.answers import (
     route_template,
 )
 from shared.http.around import install
-from shared.http.bodies import MAX_BODY, parse_json, read_body
+from shared.http.bodies import MAX_BODY, parse_json, read_body, stream_body
 from shared.http.fields import (
     FIRST_YEAR,
     LAST_YEAR,
@@ -42,8 +42,8 @@ from shared.http.fields import (
     Whole,
     refuse,
 )
-from shared.http.problems import pointer, problem_response
-from shared.http.routes import StrictRoute
+from shared.http.problems import field_errors, pointer, problem_response
+from shared.http.routes import FileRoute, StrictRoute
 
 __all__ = [
     "FIRST_YEAR",
@@ -55,6 +55,7 @@ __all__ = [
     "Choice",
     "Cursor",
     "Day",
+    "FileRoute",
     "Flag",
     "Limit",
     "Many",
@@ -73,6 +74,7 @@ __all__ = [
     "decode_cursor",
     "encode_cursor",
     "etag",
+    "field_errors",
     "if_match",
     "install",
     "page",
@@ -84,4 +86,5 @@ __all__ = [
     "refuse",
     "route_template",
     "routes_without_access",
+    "stream_body",
 ]

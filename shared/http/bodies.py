@@ -1,6 +1,7 @@
 """Reading a body: limits, JSON without surprises, and where exactly it is wrong."""
 
 import json
+from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 from fastapi import Request
@@ -16,6 +17,11 @@ MAX_DEPTH: Final = 32
 
 async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
     """The raw body; raises 413 as soon as it is longer than `limit` bytes, without keeping more."""
+    return b"".join([chunk async for chunk in stream_body(request, limit=limit)])
+
+
+async def stream_body(request: Request, *, limit: int) -> AsyncGenerator[bytes]:
+    """The raw body piece by piece; raises 413 as soon as it is longer than `limit` bytes."""
     too_large = Problem(
         413,
         "body_too_large",
@@ -25,13 +31,12 @@ async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > limit):
         raise too_large
-    chunks, size = [], 0
+    size = 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > limit:
             raise too_large
-        chunks.append(chunk)
-    return b"".join(chunks)
+        yield chunk
 
 
 class _Repeated(dict[str, Any]):

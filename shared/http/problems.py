@@ -8,6 +8,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -127,6 +128,11 @@ def _title(status: int) -> str:
         return "Problem"
 
 
+def field_errors(error: ValidationError | RequestValidationError) -> list[FieldError]:
+    """What is wrong with each field, in both languages and without the values."""
+    return [_field_error(item) for item in error.errors()]
+
+
 def _field_error(error: Mapping[str, Any]) -> FieldError:
     loc = list(error["loc"])
     if loc and loc[0] == "body":
@@ -147,7 +153,7 @@ def _on_problem(_request: Request, problem: Exception) -> Response:
 
 def _on_invalid(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for it alone
-    return problem_response(unprocessable([_field_error(e) for e in error.errors()[:MAX_ERRORS]]))
+    return problem_response(unprocessable(field_errors(error)[:MAX_ERRORS]))
 
 
 def _on_http_exception(_request: Request, error: Exception) -> Response:

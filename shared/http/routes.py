@@ -86,6 +86,28 @@ class StrictRoute(APIRoute):
         return _ReadRequest(request, raw, parsed)
 
 
+class FileRoute(StrictRoute):
+    """A route whose body is a file of one of `media_types`; the endpoint reads it with `stream_body`.
+
+    A charset that the sender names is not believed: the bytes say what they are.
+    """
+
+    media_types: ClassVar[frozenset[str]] = frozenset()
+
+    async def _read(self, request: Request) -> Request:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        plain = request.headers.get("content-encoding", "identity").lower() == "identity"
+        if kind not in self.media_types or not plain:
+            allowed = ", ".join(sorted(self.media_types))
+            raise Problem(
+                415,
+                "unsupported_media_type",
+                zh=f"请以 Content-Type: {allowed}（不压缩）发送文件",
+                en=f"send the file as Content-Type: {allowed} (not compressed)",
+            )
+        return request
+
+
 def _query_names(dependant: Dependant) -> Iterator[str]:
     for parameter in dependant.query_params:
         annotation = parameter.field_info.annotation

@@ -1,4 +1,4 @@
-"""The tables that every service carries beside its own: outbox, log, inbox, parked, audit, idempotency, lease."""
+"""The tables that every service carries: outbox, log, inbox, parked, audit trail, idempotency, relay's lease."""
 
 from dataclasses import dataclass
 
@@ -19,6 +19,7 @@ class Plumbing:
     inbox: sa.Table
     parked: sa.Table
     audit: sa.Table
+    audit_block: sa.Table
     idempotency: sa.Table
     relay_lease: sa.Table
 
@@ -76,9 +77,28 @@ def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
             sa.Column("subject", sa.String(128), nullable=False),
             sa.Column("correlation", sa.String(64), nullable=False),
             sa.Column("details", sa.JSON, nullable=False),
+            sa.Column("block", sa.BigInteger, comment="None: committed, not yet sealed"),
             sa.Index("audit_subject", "subject"),
+            sa.Index(
+                "audit_unsealed",
+                "seq",
+                sqlite_where=sa.text("block IS NULL"),
+                postgresql_where=sa.text("block IS NULL"),
+            ),
             comment="who did what to what, committed with the fact; no personal data in clear",
             sqlite_autoincrement=True,
+        ),
+        audit_block=sa.Table(
+            "audit_block",
+            metadata,
+            sa.Column("no", sa.BigInteger, primary_key=True, autoincrement=False),
+            sa.Column("previous", sa.String(80), nullable=False, comment="hash of the block before"),
+            sa.Column("sealed_at", Instant, nullable=False, comment="wall time"),
+            sa.Column("first_seq", sa.BigInteger, nullable=False),
+            sa.Column("last_seq", sa.BigInteger, nullable=False),
+            sa.Column("rows", sa.Integer, nullable=False),
+            sa.Column("hash", sa.String(80), nullable=False),
+            comment="the chain over the audit rows",
         ),
         idempotency=sa.Table(
             "idempotency",

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
-from shared.ids import new_event_id
+from shared.ids import new_event_ids
 from shared.storage.database import WRITES
 from shared.storage.tables import Plumbing
 
@@ -61,7 +61,7 @@ class Work:
                 "data": event.model_dump(mode="json"),
             }
             for partition in range(PARTITIONS) if event.broadcast else (None,):
-                self._outbox.append({**row, "id": new_event_id(), "partition": partition})
+                self._outbox.append({**row, "partition": partition})
 
     def audit(self, action: str, subject: str, *, cause: Cause, **details: Any) -> None:
         """Leaves a trace of who did what to what. Details are JSON data, never personal data in clear."""
@@ -80,6 +80,8 @@ class Work:
     def flush(self) -> bool:
         """Writes what was collected; True when there are events to publish."""
         emitted = bool(self._outbox)
+        for row, id_ in zip(self._outbox, new_event_ids(len(self._outbox)), strict=True):
+            row["id"] = id_
         self.insert(self._plumbing.outbox, self._outbox)
         self.insert(self._plumbing.audit, self._audit)
         self._outbox, self._audit = [], []

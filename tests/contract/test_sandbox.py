@@ -179,6 +179,7 @@ def test_a_message_is_taken_written_down_and_receipted(door: Door, tmp_path: Pat
         group = outcome.message_group
         [row] = around.ledger()
         assert (group, MOBILE, text) == (row["msg_group"], row["mobile"], row["content"])
+        assert (row["channel"], row["recipient"]) == ("sms", MOBILE)
         assert (row["sign"], row["verdict"], row["receipt"]) == ("SIGN01", "accepted", "pending")
         assert datetime.fromisoformat(row["received_at"]) == START
         assert {"msgGroup": group, "rspcod": "success", "success": True} == json.loads(row["response"])

@@ -26,9 +26,11 @@ from tests.support.matching import (
     changed,
     closed,
     delivered,
+    disputed,
     ended,
     handed_over,
     registered,
+    settled,
     started,
     unreached,
     withdrawn,
@@ -484,6 +486,36 @@ def _mend(matching: Matching, event: object) -> None:
     assert asyncio.run(matching.world.consumer.redrive("registry", USCC)) == 1
 
 
+# -- rows in dispute -------------------------------------------------------------------------------------
+
+
+def test_a_disputed_row_holds_the_clock_until_the_last_is_settled(matching: Matching) -> None:
+    """It may say that the unit insures somebody; also where the row came before the unit. Told twice is once."""
+    matching.tell(disputed(2), disputed(2), disputed(3), registered())
+    assert state(matching) == ("held", "disputed")
+    matching.live_to("2026-02-12")
+    matching.tell(settled(2))
+    assert (state(matching), matching.names()) == (("held", "disputed"), [])
+    matching.tell(settled(3))
+    assert matching.names() == ["lead_opened 1"]
+
+
+def test_a_disputed_row_holds_an_open_lead(overdue: Matching) -> None:
+    """Its messages are kept back; a pause of an official's outlasts the dispute."""
+    overdue.tell(disputed(2))
+    assert overdue.names() == ["lead_held disputed"]
+    overdue.act("pause")
+    overdue.tell(settled(2))
+    assert overdue.names() == ["lead_held paused", "lead_released disputed"]
+    assert overdue.case().lead.held == ["paused"]  # type: ignore[union-attr]
+
+
+def test_an_enrolment_stops_the_clock_of_a_disputed_unit(matching: Matching) -> None:
+    """One good row is enough."""
+    matching.tell(registered(), disputed(2), started(started_on=date(2026, 1, 12)))
+    assert state(matching) == ("stopped", "enrolled")
+
+
 # -- notices -----------------------------------------------------------------------------------------------
 
 
@@ -521,6 +553,25 @@ def test_a_withdrawn_notice_is_kept_in_the_history(overdue: Matching) -> None:
         "opened",
         "resolved",
         "notice_withdrawn",
+    ]
+
+
+def test_a_lead_that_ended_asks_for_no_visit(overdue: Matching) -> None:
+    """Who has enrolled is not visited; the history keeps that the notice reached nobody."""
+    overdue.tell(started(), unreached(reason="unknown"))
+    assert overdue.names() == ["lead_resolved enrolled"]
+    assert [visit.state for visit in overdue.rows(tables.visit)] == ["cancelled"]
+    assert [row.action for row in overdue.rows(tables.lead_history)][-1] == "notice_unreached"
+
+
+def test_a_notice_of_an_earlier_episode_asks_for_no_visit(overdue: Matching) -> None:
+    """The next episode has a notice of its own."""
+    overdue.tell(started(), cancelled(), unreached(episode=1))
+    assert [visit.state for visit in overdue.rows(tables.visit)] == ["cancelled"]
+    overdue.tell(unreached(episode=2, notice_id="notice-2"))
+    assert [(v.notice_id, v.state) for v in overdue.rows(tables.visit)] == [
+        ("notice-1", "cancelled"),
+        ("notice-2", "open"),
     ]
 
 
@@ -608,6 +659,51 @@ def test_a_note_changes_nothing_but_the_history(overdue: Matching) -> None:
     assert overdue.heard() == []
     note = overdue.rows(tables.lead_history)[-1]
     assert (note.action, note.actor, note.details) == ("note", "official", {"reason": "已电话联系"})
+
+
+def test_an_action_leaves_one_line_and_one_audit_row(overdue: Matching) -> None:
+    """With its author and his words in the history, and no words in the audit or in an event."""
+    overdue.act("pause", "等待核实")
+    overdue.act("resume", "核实完毕")
+    overdue.act("resolve", "无雇工", end="no_obligation")
+    overdue.act("reopen", "发现用工")
+    lines = overdue.rows(tables.lead_history)[1:]
+    assert [(row.action, row.actor, row.details["reason"]) for row in lines] == [
+        ("held", "official", "等待核实"),
+        ("released", "official", "核实完毕"),
+        ("resolved", "official", "无雇工"),
+        ("opened", "official", "发现用工"),
+    ]
+    audit = overdue.rows(tables.PLUMBING.audit)[1:]
+    assert [row.action for row in audit] == ["lead.held", "lead.released", "lead.resolved", "lead.opened"]
+    written = str([event.model_dump() for event in overdue.heard()] + [row.details for row in audit])
+    assert not any(row.details["reason"] in written for row in lines)
+
+
+def test_numbers_of_people_are_masked_before_words_are_kept(overdue: Matching) -> None:
+    """Neither lead nor history holds an ID number or a mobile number, however it was written."""
+    words = "法人 371082 19850315 0023，电话１３８００１３８０００"
+    overdue.act("note", words)
+    overdue.act("resolve", words, end="no_obligation")
+    kept = "法人 371082********0023，电话138****8000"
+    assert overdue.case().lead.end_reason == kept  # type: ignore[union-attr]
+    assert [row.details["reason"] for row in overdue.rows(tables.lead_history)[1:]] == [kept, kept]
+
+
+def test_a_pause_outlasts_an_end_that_the_data_made(overdue: Matching) -> None:
+    """Enrolled by mistake and cancelled: the next episode is still paused, until the official resumes it."""
+    overdue.act("pause")
+    overdue.tell(started())
+    with pytest.raises(Problem) as refused:
+        overdue.act("resume")
+    assert refused.value.code == "lead_not_paused"
+    assert overdue.case().lead.state == "ended"  # type: ignore[union-attr]
+    overdue.tell(cancelled())
+    *_, opened = overdue.heard()
+    assert isinstance(opened, LeadOpened)
+    assert (opened.episode, opened.held) == (2, ["paused"])
+    overdue.act("resume")
+    assert overdue.case().lead.state == "open"  # type: ignore[union-attr]
 
 
 def test_a_lead_of_another_town_is_not_there(overdue: Matching) -> None:

@@ -14,6 +14,7 @@ from services.matching.work import MatchingWork
 from shared.calendar import Calendar
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
+from shared.events.notify import NoticeHandedOver, NoticeUnreached
 from shared.events.registry import (
     DataComplete,
     ParticipationCancelled,
@@ -34,9 +35,11 @@ from tests.support.matching import (
     changed,
     closed,
     delivered,
+    disputed,
     ended,
     handed_over,
     registered,
+    settled,
     started,
     unreached,
     withdrawn,
@@ -106,6 +109,8 @@ events: st.SearchStrategy[Event] = st.one_of(
         st.sampled_from(["participations", "participations", "tax_payments"]),
     ),
     st.just(calendar(2026, year_2026.holidays, year_2026.makeup_days)),
+    st.builds(lambda row, uscc: disputed(row, uscc=uscc), st.integers(2, 4), usccs),
+    st.builds(lambda row, uscc: settled(row, uscc=uscc), st.integers(2, 4), usccs),
     st.builds(lambda given: handed_over(**given), notices),
     st.builds(lambda given: delivered(**given), notices),
     st.builds(lambda given: unreached(**given), notices),
@@ -177,6 +182,22 @@ def _only_the_earliest_start(work: MatchingWork, received: Sequence[Received[Par
     handlers.take_started(work, sorted(received, key=lambda item: item.event.started_on))
 
 
+def _last_hand_over_first(work: MatchingWork, received: Sequence[Received[NoticeHandedOver]]) -> None:
+    handlers.follow_notices(work, received[::-1])
+
+
+def _a_visit_for_each_message(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
+    for item in received if len(received) > 1 else []:
+        case = work.cases([item.event.uscc])[item.event.uscc]
+        assert case.lead
+        town, about = "寻山街道", item.event
+        work.ask_for_visit(
+            case.lead, item.cause, town=town, reason=about.reason, episode=1, notice_id=about.notice_id
+        )
+        work.save({})
+    handlers.follow_notices(work, received)
+
+
 LEADING = [
     calendar(2026, year_2026.holidays, year_2026.makeup_days),
     *(DataComplete(dataset="participations", through=date(2026, 2, 9)) for _ in USCCS),
@@ -209,6 +230,16 @@ LEADING = [
             _only_the_earliest_start,
             [*LEADING, started(1, started_on=date(2026, 2, 9)), started(2, started_on=date(2026, 1, 20))],
         ),
+        (
+            NoticeHandedOver,
+            _last_hand_over_first,
+            [
+                *LEADING,
+                handed_over(notice_id="a", at=at("2026-02-10")),
+                handed_over(notice_id="b", at=at("2026-02-12")),
+            ],
+        ),
+        (NoticeUnreached, _a_visit_for_each_message, [*LEADING, unreached(), unreached()]),
     ],
 )
 def test_a_handler_that_folds_wrongly_is_caught(

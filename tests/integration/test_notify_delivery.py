@@ -1,18 +1,21 @@
 """Hand-over: the last look, one attempt per notice, what the carrier's answers do, the brake, the hours, kills."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
-from services.notify.commands import ChangeSending, change_sending
-from services.notify.domain import SendingState
-from services.notify.tables import PLUMBING, attempt, notice
+from services.notify.commands import ChangeSending, change_sending, try_texts_again
+from services.notify.domain import SendingState, Template
+from services.notify.tables import PLUMBING, attempt, notice, unit_contact
 from shared.calendar import load_calendar
 from shared.clock import FrozenClock
 from shared.documents import pack
@@ -21,6 +24,7 @@ from tests.support.notify import (
     MOBILE,
     NOW,
     OTHER,
+    RULES,
     USCC,
     Desk,
     at,
@@ -32,6 +36,7 @@ from tests.support.notify import (
     lead_released,
     lead_resolved,
     play,
+    tools,
 )
 
 CALENDAR = load_calendar(pack(None))
@@ -243,15 +248,43 @@ def test_what_happens_during_the_look_counts(tmp_path: Path, event: Any, state: 
 
 
 def test_a_message_that_would_reach_the_carrier_late_is_looked_at_again(tmp_path: Path) -> None:
-    """More than the limit after the beginning of its look: the attempt is released, never submitted."""
+    """More than the limit after the beginning of its look: no attempt is made, and none before a pause."""
 
     async def story(desk: Desk) -> None:
         await due(desk)
         desk.look.meanwhile = lambda: len(desk.look.asked) == 1 and desk.clock.advance(timedelta(seconds=4))
+        for _ in range(3):
+            assert await desk.deliver() == 0
+        assert (len(desk.look.asked), await desk.attempts()) == (1, [])
+        assert await desk.next_due() == desk.clock.now()
+        desk.clock.advance(timedelta(seconds=1))
         await desk.deliver()
-        assert sorted(await desk.attempts(), reverse=True) == ["released", "accepted"]
-        assert len(desk.look.asked) == 2
-        assert len(desk.carrier.messages) == 1
+        assert (len(desk.look.asked), await desk.attempts()) == (2, ["accepted"])
+
+    play(tmp_path, story)
+
+
+def test_a_portion_in_which_everything_was_late_pauses(tmp_path: Path) -> None:
+    """Late between attempt and submission: released, and looked at again after a pause, not at once."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        run = desk.core.run
+
+        async def slow(do: Any, *, urgent: bool = False) -> Any:
+            result = await run(do, urgent=urgent)
+            if isinstance(result, tuple) and result[0]:
+                desk.clock.advance(timedelta(seconds=4))
+            return result
+
+        desk.core.run = slow
+        for _ in range(3):
+            assert await desk.deliver() == 0
+        assert (await desk.attempts(), desk.carrier.messages) == (["released"], [])
+        desk.core.run = run
+        desk.clock.advance(timedelta(seconds=1))
+        await desk.deliver()
+        assert await desk.attempts() == ["released", "accepted"]
 
     play(tmp_path, story)
 
@@ -631,3 +664,126 @@ def test_a_stop_of_the_service_waits_for_what_is_under_way(tmp_path: Path) -> No
             assert await desk.attempts() == ["accepted"]
 
     asyncio.run(run())
+
+
+def test_a_kill_leaves_at_most_one_slice_unknown(tmp_path: Path) -> None:
+    """200 are due and looked at once; killed during the third slice of ten, the others go later, each once."""
+
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        dying_at_work = Desk.at_work(tmp_path, clock, gear=gear, rate_per_s=100)
+        async with dying_at_work as dying, Desk.at_work(tmp_path, clock, gear=gear) as desk:
+            mobiles = [f"13800138{n:03}" for n in range(200)]
+            for n, mobile in enumerate(mobiles):
+                await due(dying, f"91371082MA3XTE{n:04}", mobile=mobile)
+            reached, never = asyncio.Event(), asyncio.Event()
+
+            async def die_in_the_third_slice() -> None:
+                clock.advance(timedelta(milliseconds=10))
+                if len(dying.carrier.messages) > 20:
+                    reached.set()
+                    await never.wait()
+
+            dying.carrier.meanwhile = die_in_the_third_slice
+            portion = asyncio.ensure_future(dying.deliver())
+            await reached.wait()
+            await desk.deliver()
+            dead = list(dying.carrier.messages)
+            counts = Counter(await desk.attempts())
+            assert len(dying.look.asked) == 1
+            assert counts == {"accepted": 190, "unknown": 10}
+            sent = Counter(mobile for mobile, _ in dead + desk.carrier.messages)
+            assert set(sent.values()) == {1}
+            assert set(sent) <= set(mobiles)
+            assert len(desk.carrier.messages) == 170
+            never.set()
+            await portion
+
+    asyncio.run(run())
+
+
+# -- what can't be said --------------------------------------------------------------------------------
+
+
+def test_a_text_that_is_too_long_holds_its_notice_alone(tmp_path: Path) -> None:
+    """The other notice of the portion goes; new facts let this one go on."""
+
+    async def story(desk: Desk) -> None:
+        await desk.hear(contact_changed(), lead_opened(unit_name="𠮷" * 300))
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000"]
+        held = {row.uscc: (row.state, row.held) for row in await desk.rows(notice)}
+        assert held[USCC] == ("held", ["text"])
+        assert await desk.next_due() is None
+        assert await desk.core.read(lambda db: desk.store(db).unsayable()) == 1
+        await desk.hear(lead_changed(unit_name="短名"))
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000", MOBILE]
+
+    play(tmp_path, story)
+
+
+def test_a_stage_whose_text_is_gone_holds_its_notices_until_a_start_with_one(tmp_path: Path) -> None:
+    """The city pack lost a text after the notice was queued."""
+
+    async def run() -> None:
+        templates = dict(RULES.templates) | {
+            ("R01", "other"): Template(RULES.templates["R01", "reminder"].text, ())
+        }
+        async with Desk.at_work(
+            tmp_path, NOW, gear=tools(rules=replace(RULES, templates=templates))
+        ) as before:
+            await before.hear(contact_changed(), lead_opened(stage="other"))
+        async with Desk.at_work(tmp_path, NOW) as without:
+            await due(without, OTHER, mobile="13900139000")
+            await without.deliver()
+            assert len(without.carrier.messages) == 1
+            assert ("held", None) in await without.states()
+        async with Desk.at_work(
+            tmp_path, NOW, gear=tools(rules=replace(RULES, templates=templates), random=lambda n: b"\x7f" * n)
+        ) as mended:
+            await mended.core.run(try_texts_again)
+            await mended.deliver()
+            assert await mended.states() == [("handed_over", None)] * 2
+
+    asyncio.run(run())
+
+
+def test_contacts_that_do_not_open_hold_their_notice_alone(tmp_path: Path) -> None:
+    """Nobody knows whether there is a phone, so it is not unreached; new contacts let it go."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk, USCC)
+        await due(desk, OTHER, mobile="13900139000")
+        spoilt = sa.update(unit_contact).where(unit_contact.c.uscc == USCC).values(contacts=b"spoilt")
+        await desk.core.run(lambda work: work.db.execute(spoilt))
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000"]
+        assert ("held", ["text"]) in [(row.state, row.held) for row in await desk.rows(notice)]
+        await desk.hear(contact_changed(USCC, 2))
+        await desk.deliver()
+        assert await desk.states() == [("handed_over", None)] * 2
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("obstacle", ["phone", "allowlist"])
+def test_new_contacts_are_judged_anew(tmp_path: Path, obstacle: str) -> None:
+    """What stood against the old phone says nothing about the new one."""
+
+    async def story(desk: Desk) -> None:
+        if obstacle == "allowlist":
+            await turn(desk, "allowlist", allowlist=("13900139000",))
+            await due(desk, OTHER)
+        else:
+            desk.carrier.outcomes = [Unknown("cut")]
+            await due(desk, USCC, OTHER)
+        await desk.deliver()
+        (waiting,) = [row for row in await desk.rows(notice) if row.held]
+        assert waiting.held == [obstacle]
+        await desk.hear(contact_changed(waiting.uscc, 2, "13900139000"))
+        await desk.deliver()
+        assert desk.carrier.messages[-1][0] == "13900139000"
+
+    play(tmp_path, story)

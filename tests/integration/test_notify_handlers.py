@@ -276,3 +276,20 @@ def test_the_wait_for_contacts_is_counted_after_an_hour(tmp_path: Path) -> None:
             assert await overdue(at("2026-02-10", "10:01")) == 1
 
     asyncio.run(run())
+
+
+def test_notices_follow_their_unit_to_its_town(tmp_path: Path) -> None:
+    """Also when they were sent; the facts of the message stay, and receipts do not take the town back."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW) as desk:
+            await desk.hear(contact_changed(), lead_opened())
+            await desk.deliver()
+            await desk.hear(lead_changed(town="崖头街道"))
+            await desk.receipt()
+            row = await desk.one()
+            assert (row.state, row.town, row.facts["town"]) == ("delivered", "崖头街道", "寻山街道")
+            await desk.hear(lead_resolved(), lead_opened(episode=2, town="王连街道"))
+            assert [row.town for row in await desk.rows(notice)] == ["王连街道"] * 2
+
+    asyncio.run(run())

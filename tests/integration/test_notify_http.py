@@ -23,7 +23,7 @@ from services.notify.tables import metadata, notice
 from shared.auth import LocalIssuer
 from shared.clock import FrozenClock
 from shared.events.base import Event
-from shared.http import routes_without_access
+from shared.http import encode_cursor, routes_without_access
 from shared.messaging.in_process import InProcessBus
 from shared.privacy import KeyRing, Purpose
 from shared.storage.database import Database
@@ -213,6 +213,8 @@ def test_notices_are_listed_page_by_page(tmp_path: Path) -> None:
             rest = await suite.ask("GET", f"/v1/notices?limit=2&cursor={first['next_cursor']}")
             assert {row["uscc"] for row in first["items"] + rest["items"]} == set(units)
             assert rest["next_cursor"] is None
+            queued = next(row for row in first["items"] + rest["items"] if row["state"] == "queued")
+            assert (queued["trying"], queued["due_at"]) == (None, "2026-02-10T00:05:00+08:00")
 
             async def found(query: str, **who: Any) -> int:
                 return len((await suite.ask("GET", f"/v1/notices?{query}", **who))["items"])
@@ -226,8 +228,36 @@ def test_notices_are_listed_page_by_page(tmp_path: Path) -> None:
             await suite.ask("GET", "/v1/notices/none", status=404)
             await suite.ask("GET", "/v1/notices?colour=red", status=422)
             await suite.ask("GET", "/v1/notices?state=red", status=422)
-            for cursor in ("x", "WyJ4IiwgIngiXQ", "WyIyMDI2LTAxLTAxIiwgIngiXQ"):
+            extremes = [
+                encode_cursor([instant, id_])
+                for instant, id_ in (
+                    ("0001-01-01T00:00:00+08:00", "x"),
+                    ("9999-12-31T23:59:59-08:00", "x"),
+                    ("2026-02-10T00:00:00+08:00", "\x00"),
+                    ("2026-02-10T00:00:00+08:00", "\ud800"),
+                )
+            ]
+            for cursor in ("x", "WyJ4IiwgIngiXQ", "WyIyMDI2LTAxLTAxIiwgIngiXQ", *extremes):
                 await suite.ask("GET", f"/v1/notices?cursor={cursor}", status=400)
+
+    asyncio.run(run())
+
+
+def test_a_notice_with_an_unknown_outcome_says_so(tmp_path: Path) -> None:
+    """It is queued without a due instant, because a submission of unknown outcome decides."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.script({"action": "accept_and_drop"})
+            await suite.due()
+            suite.sandbox.state.sandbox.quiet(suite.clock.now())
+            for _ in range(2_000):
+                (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+                if row["trying"] == "unknown":
+                    break
+                suite.notify.core.wake()
+                await asyncio.sleep(0.001)
+            assert (row["state"], row["trying"], row["due_at"]) == ("queued", "unknown", None)
 
     asyncio.run(run())
 
@@ -315,14 +345,18 @@ def test_receipts_want_the_secret_address(tmp_path: Path) -> None:
                 assert (await suite.client.post(path, json=report)).status_code == 404
             answer = await suite.client.post(good, json=report, headers={"Content-Type": "text/plain"})
             assert (answer.status_code, answer.json()) == (200, {"success": True})
-            assert (await suite.client.post(good, json=[report, report])).status_code == 200
+            torn = report | {"receiveDate": "00010101000000"}
+            assert (await suite.client.post(good, json=[report, torn, report, 7])).status_code == 200
+            assert (await suite.client.post(good, json=torn)).status_code == 400
             for body in (b"", b"{}", b"\xff", b"[1]", b"NaN", b"[" * 5_000):
                 answer = await suite.client.post(good, content=body)
                 assert (answer.status_code, answer.json()["code"]) == (400, "unreadable_report")
             assert (await suite.client.post(good, content=b" " * 70_000)).status_code == 413
             metrics = (await suite.client.get("/metrics")).text
             assert 'yingbao_notify_receipts_total{result="unmatched"} 3.0' in metrics
+            assert 'yingbao_notify_receipts_total{result="unreadable"} 9.0' in metrics
             assert "yingbao_notify_contacts_overdue 0.0" in metrics
+            assert "yingbao_notify_notices_unsayable 0.0" in metrics
 
     asyncio.run(run())
 

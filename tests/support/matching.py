@@ -40,6 +40,8 @@ from shared.events.notify import (
 )
 from shared.events.registry import (
     DataComplete,
+    IntakeDisputed,
+    IntakeSettled,
     ParticipationCancelled,
     ParticipationEnded,
     ParticipationStarted,
@@ -125,6 +127,16 @@ def cancelled(participation_id: int = 1, **given: Any) -> ParticipationCancelled
     return ParticipationCancelled(
         counts_now=None, **_participation({"participation_id": participation_id, **given})
     )
+
+
+def disputed(row: int, **given: Any) -> IntakeDisputed:
+    return IntakeDisputed(
+        **{"uscc": USCC, "batch_id": "b1", "row": row, "dataset": "participations", **given}
+    )
+
+
+def settled(row: int, **given: Any) -> IntakeSettled:
+    return IntakeSettled(**{"uscc": USCC, "batch_id": "b1", "row": row, **given})
 
 
 def _notice(given: dict[str, Any]) -> dict[str, Any]:

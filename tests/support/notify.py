@@ -10,13 +10,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.notify.carriers import Accepted, Capabilities, Receipt, Submission
+from services.notify.carriers import Accepted, Receipt, Submission
 from services.notify.commands import Report, take_report
 from services.notify.delivery import Delivery
 from services.notify.domain import Candidate, Facts, Go, Hold, Notice, changed, notice_id
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
 from services.notify.last_look import NoAnswerError
 from services.notify.settings import NotifySettings, read_rules
+from services.notify.store import Store
 from services.notify.tables import PLUMBING, attempt, metadata, notice
 from services.notify.work import NotifyWork, Tools, contact_context
 from shared.clock import ZONE, Clock, FrozenClock
@@ -142,6 +143,7 @@ def a_notice(**facts: Any) -> Notice:
             not_before=at("2026-02-10"),
             created_at=at("2026-02-10"),
             correlation="test",
+            town=event.town,
         )
     )
 
@@ -172,8 +174,6 @@ class FakeLastLook:
 
 class FakeCarrier:
     """A Carrier: accepts, unless the next outcomes were given; remembers what reached it."""
-
-    capabilities = Capabilities(name="fake", receipts="push", correlates_by_mobile=True)
 
     def __init__(self) -> None:
         self.outcomes: list[Submission] = []
@@ -207,7 +207,9 @@ def world(
 class Desk:
     """A running notify without HTTP and bus: events go in, duties are stepped by hand."""
 
-    def __init__(self, folder: Path, clock: Clock, *, gear: Tools | None = None) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, *, gear: Tools | None = None, rate_per_s: float = 1_000_000
+    ) -> None:
         self.clock = clock
         self.tools = gear or tools()
         self.look = FakeLastLook()
@@ -229,7 +231,7 @@ class Desk:
             on_released=release_parked,
         )
         self.delivery = Delivery(
-            self.core, self.tools, self.look, self.carrier, rate_per_s=1_000_000, latest_s=3.2
+            self.core, self.tools, self.look, self.carrier, rate_per_s=rate_per_s, latest_s=3.2
         )
         self._count = 0
 
@@ -281,6 +283,9 @@ class Desk:
 
     async def next_expiry(self) -> datetime | None:
         return await self.core.read(lambda db: self.delivery.next_expiry(db, self.clock.now()))
+
+    def store(self, db: sa.Connection) -> Store:
+        return Store(db, self.tools.rules)
 
     async def rows(self, table: sa.Table) -> list[Any]:
         order = (

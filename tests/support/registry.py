@@ -106,11 +106,35 @@ class Registry:
         """Runs `do(work)` in a transaction."""
         return self._runner.run(self.service.core.run(do))
 
-    def due(self) -> datetime | None:
-        """When the one duty has something to do next."""
-        (duty,) = self.service._duties
+    def due(self, name: str = "complete_live_days") -> datetime | None:
+        """When a duty has something to do next."""
         with self.service.core.database.read() as db:
-            return duty.next_due(db, self.clock.now())
+            return self._duty(name).next_due(db, self.clock.now())
+
+    def _duty(self, name: str) -> Any:
+        return next(duty for duty in self.service._duties if duty.name == name)
+
+    def send(
+        self, content: bytes, dataset: str = "participations", *, department: str = "HRSS", query: str = ""
+    ) -> httpx.Response:
+        """Sends a file."""
+        path = f"/v1/datasets/{dataset}/batches{query}"
+        return self.ask("POST", path, content, department=department, headers={"Content-Type": "text/csv"})
+
+    def take_in(self, steps: int | None = None) -> int:
+        """Lets the duty of the files do its steps, all or at most so many; how many it did."""
+        done = 0
+        while done != steps and self.wait(self._duty("intake").step()):
+            done += 1
+        return done
+
+    def batch(self, sent: httpx.Response) -> dict[str, Any]:
+        """What became of a file that was sent."""
+        answer = self.ask("GET", sent.headers["Location"], department="HRSS")
+        if answer.status_code == 404:
+            answer = self.ask("GET", sent.headers["Location"], department="ADM")
+        found: dict[str, Any] = answer.json()
+        return found
 
     def wait(self, awaitable: Any) -> Any:
         """What a coroutine returns."""

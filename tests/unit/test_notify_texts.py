@@ -18,6 +18,7 @@ from services.notify.domain import (
     make_reference,
     pick_mobile,
 )
+from services.notify.fragments import units
 from services.notify.settings import NotifySettings, read_rules
 from shared.documents import DocumentError, pack
 from tests.support.notify import RULES, a_notice, at
@@ -115,3 +116,32 @@ def test_a_real_account_begins_with_its_brake_on() -> None:
     real = read_rules(NotifySettings(carrier="yunmas"), pack(None)).sending
     assert (real.state, real.daily_cap) == ("off", 500)
     assert (RULES.sending.state, RULES.sending.daily_cap) == ("on", None)
+
+
+def test_a_time_out_that_leaves_no_time_is_refused() -> None:
+    """Connecting may take 0.6 of it, and a submission begins within 5 seconds of its look or not at all."""
+    assert NotifySettings(carrier_timeout_s=8.3).latest_s > 0
+    for values in ({"carrier_timeout_s": 8.34}, {"submit_within_s": 1.7}):
+        with pytest.raises(ValueError, match="YINGBAO_NOTIFY_CARRIER_TIMEOUT_S"):
+            NotifySettings(**values)
+
+
+def test_the_longest_name_is_tried_as_carriers_count(tmp_path: Path) -> None:
+    """The whole message with 200 code units of a name has 500 at most: one more in the template is refused."""
+    city = tmp_path / "city"
+    shutil.copytree(pack(None), city)
+    texts = city / "texts.toml"
+    whole = texts.read_text("utf-8")
+    day = date(2026, 12, 31)
+    longest = RULES.templates["R01", "reminder"].render(
+        Facts("𠮷" * 100, "", None, day, day, {}, 0),
+        office=RULES.office,
+        service_number=RULES.service_number,
+        reference="2" * 9,
+    )
+    room = 500 - units(longest)
+    texts.write_text(whole.replace("{unit}", "{unit}" + "长" * room), "utf-8")
+    read_rules(NotifySettings(), city)
+    texts.write_text(whole.replace("{unit}", "{unit}" + "长" * (room + 1)), "utf-8")
+    with pytest.raises(DocumentError, match="500"):
+        read_rules(NotifySettings(), city)

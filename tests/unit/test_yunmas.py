@@ -16,6 +16,7 @@ from services.notify.carriers import (
     Carrier,
     ErrorClass,
     NotSent,
+    Receipt,
     ReceiptUnreadableError,
     Refused,
     Submission,
@@ -142,6 +143,9 @@ def test_each_code_has_its_class(code: str, error: ErrorClass) -> None:
         (200, b'{"msgGroup":"1","rspcod":"success","success":false}'),
         (200, b'{"msgGroup":"1","rspcod":"IllegalMac","success":true}'),
         (200, b'{"rspcod":"IllegalMac"}'),
+        (200, b'{"msgGroup":"0906163415000000332084","rspcod":"SomethingNew","success":false}'),
+        (200, b'{"msgGroup":7,"rspcod":"SomethingNew","success":false}'),
+        (200, b'{"msgGroup":"","rspcod":"SomethingNew"}'),
     ],
 )
 def test_what_is_not_a_clear_answer_is_unknown(status: int, body: bytes) -> None:
@@ -271,11 +275,23 @@ def test_reports_may_come_as_an_array() -> None:
         *(json.dumps(REPORT | {"msgGroup": value}).encode() for value in ("", None)),
         json.dumps(REPORT | {"receiveDate": "20260230083006"}).encode(),
         json.dumps(REPORT | {"receiveDate": "2026-02-10 08:3"}).encode(),
-        json.dumps([REPORT, {}]).encode(),
+        json.dumps(REPORT | {"receiveDate": "00010101000000"}).encode(),
+        json.dumps(REPORT | {"receiveDate": "22010101000000"}).encode(),
+        json.dumps([{}, 7]).encode(),
     ],
 )
 def test_what_is_no_report_is_named(body: bytes) -> None:
-    """One named error, without the values; no half of a body counts."""
+    """One named error, without the values."""
     with pytest.raises(ReceiptUnreadableError) as error:
         parse_report(body)
     assert "13800138000" not in str(error.value)
+
+
+def test_an_unreadable_report_loses_no_neighbour() -> None:
+    """Its error stands in its place."""
+    first, error, last = parse_report(
+        json.dumps([REPORT, REPORT | {"receiveDate": "00010101000000"}, REPORT]).encode()
+    )
+    assert first == last
+    assert isinstance(first, Receipt)
+    assert isinstance(error, ReceiptUnreadableError)

@@ -27,16 +27,6 @@ class ErrorClass(StrEnum):
         """Whether the same submission is refused again until a person changes something."""
         return self not in (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMIT, ErrorClass.QUOTA_OR_BALANCE)
 
-    @property
-    def of_account(self) -> bool:
-        """Whether the cause lies with our account, so that every other message would meet it too."""
-        return self in (
-            ErrorClass.AUTH,
-            ErrorClass.CONFIG,
-            ErrorClass.QUOTA_OR_BALANCE,
-            ErrorClass.RATE_LIMIT,
-        )
-
 
 @dataclass(frozen=True)
 class Accepted:
@@ -95,25 +85,11 @@ class ReceiptUnreadableError(ValueError):
     """A pushed report is not in the carrier's format. The message names the field, never its value."""
 
 
-@dataclass(frozen=True)
-class Capabilities:
-    """What the delivery must know about a carrier.
-
-    `receipts`: "push" (the carrier calls us). `correlates_by_mobile`: its receipts carry no number of
-    ours, so at most one submission of unknown outcome may be open per mobile.
-    """
-
-    name: str
-    receipts: str
-    correlates_by_mobile: bool
-
-
 class Carrier(Protocol):
-    """A provider that takes messages."""
+    """A provider that takes messages.
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """What this carrier can do."""
+    Its receipts carry no number of ours, so at most one submission of unknown outcome may be open per mobile.
+    """
 
     async def submit(self, mobile: str, text: str) -> Submission:
         """Hands over one text to one mobile (11 digits). Never raises for what the network does."""

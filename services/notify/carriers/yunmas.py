@@ -18,7 +18,6 @@ import httpx
 
 from services.notify.carriers import (
     Accepted,
-    Capabilities,
     ErrorClass,
     NotSent,
     Receipt,
@@ -32,6 +31,10 @@ from shared.clock import ZONE
 MOST_MOBILES: Final = 5000
 DELIVERED: Final = "CM:0000"
 STAMP: Final = "%Y%m%d%H%M%S"
+YEARS: Final = range(2000, 2201)
+"""Years that a report may name."""
+CONNECT_SHARE: Final = 0.6
+"""Connecting ends so far into the time-out of the whole call: a line that never came up is provably unsent."""
 
 REFUSALS: Final[Mapping[str, tuple[ErrorClass, str]]] = {
     "IllegalMac": (ErrorClass.AUTH, "the signature is wrong: check the secret key"),
@@ -117,22 +120,22 @@ def read_answer(status: int, body: bytes) -> Submission:  # noqa: PLR0911 - a ro
     group, success = answer.get("msgGroup"), answer.get("success")
     if code == "success" and success is True and isinstance(group, str) and _NAME.fullmatch(group):
         return Accepted(group)
-    if code != "success" and success is False and _NAME.fullmatch(code):
-        return Refused(code, *REFUSALS.get(code, (ErrorClass.CONFIG, "a code that the manual does not list")))
+    if success is False and code in REFUSALS:
+        return Refused(code, *REFUSALS[code])
+    # A group is the carrier's name for a message that it has: with one, a code nobody knows is no clear no.
+    if success is False and code != "success" and not group and _NAME.fullmatch(code):
+        return Refused(code, ErrorClass.CONFIG, "a code that the manual does not list")
     return Unknown("answer contradicts itself")
 
 
 class YunMas:
     """A `Carrier`. The client is the caller's: pooled, verified certificates, no redirects, no retries."""
 
-    capabilities = Capabilities(name="yunmas", receipts="push", correlates_by_mobile=True)
-
     def __init__(self, account: YunMasAccount, client: httpx.AsyncClient) -> None:
         self._account = account
         self._client = client
         self._url = account.base_url.rstrip("/") + "/sms/norsubmit"
-        # connecting ends well before the whole call does: a line that never came up is provably unsent
-        early = account.timeout_s * 0.6
+        early = account.timeout_s * CONNECT_SHARE
         self._timeout = httpx.Timeout(account.timeout_s, connect=early, pool=early)
 
     async def submit(self, mobile: str, text: str) -> Submission:
@@ -166,16 +169,27 @@ class YunMas:
         return read_answer(answer.status_code, answer.content)
 
 
-def parse_report(body: bytes) -> list[Receipt]:
-    """The receipts in one pushed report: a JSON object, or an array of them.
+def parse_report(body: bytes) -> list[Receipt | ReceiptUnreadableError]:
+    """The receipts in one pushed report, a JSON object or an array of them; for an unreadable one its error.
 
-    Raises `ReceiptUnreadableError` for anything else; then nothing of the body counts.
+    Raises `ReceiptUnreadableError` when there is none that can be read, unless the array is empty.
     """
     try:
         pushed = json.loads(body)
     except (ValueError, RecursionError):
         raise ReceiptUnreadableError("the report is not JSON") from None
-    return [_receipt(one) for one in (pushed if isinstance(pushed, list) else [pushed])]
+    found = [_receipt_or_error(one) for one in (pushed if isinstance(pushed, list) else [pushed])]
+    errors = [one for one in found if isinstance(one, ReceiptUnreadableError)]
+    if errors and len(errors) == len(found):
+        raise errors[0]
+    return found
+
+
+def _receipt_or_error(report: Any) -> Receipt | ReceiptUnreadableError:
+    try:
+        return _receipt(report)
+    except ReceiptUnreadableError as error:
+        return error
 
 
 def _receipt(report: Any) -> Receipt:
@@ -208,6 +222,9 @@ def _instant(report: Mapping[str, Any]) -> datetime:
     if not re.fullmatch(r"[0-9]{14}", value):
         raise ReceiptUnreadableError(f"{name}: not yyyyMMddHHmmss")
     try:
-        return datetime.strptime(value, STAMP).replace(tzinfo=ZONE)
+        instant = datetime.strptime(value, STAMP).replace(tzinfo=ZONE)
     except ValueError:
         raise ReceiptUnreadableError(f"{name}: no such instant") from None
+    if instant.year not in YEARS:
+        raise ReceiptUnreadableError(f"{name}: not from {YEARS[0]} to {YEARS[-1]}")
+    return instant

@@ -20,11 +20,32 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=128), nullable=False),
         sa.Column("correlation", sa.String(length=64), nullable=False),
         sa.Column("details", sa.JSON(), nullable=False),
+        sa.Column("block", sa.BigInteger(), nullable=True, comment="None: committed, not yet sealed"),
         sa.PrimaryKeyConstraint("seq"),
         comment="who did what to what, committed with the fact; no personal data in clear",
         sqlite_autoincrement=True,
     )
     op.create_index("audit_subject", "audit", ["subject"], unique=False)
+    op.create_index(
+        "audit_unsealed",
+        "audit",
+        ["seq"],
+        unique=False,
+        sqlite_where=sa.text("block IS NULL"),
+        postgresql_where=sa.text("block IS NULL"),
+    )
+    op.create_table(
+        "audit_block",
+        sa.Column("no", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("previous", sa.String(length=80), nullable=False, comment="hash of the block before"),
+        sa.Column("sealed_at", Instant(), nullable=False, comment="wall time"),
+        sa.Column("first_seq", sa.BigInteger(), nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("hash", sa.String(length=80), nullable=False),
+        sa.PrimaryKeyConstraint("no"),
+        comment="the chain over the audit rows",
+    )
     op.create_table(
         "calendar_year",
         sa.Column("year", sa.Integer(), autoincrement=False, nullable=False),
@@ -72,11 +93,26 @@ def upgrade() -> None:
             nullable=True,
             comment="set where it had run out before the unit was registered",
         ),
+        sa.Column(
+            "released",
+            sa.Boolean(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="a person let it out of the stock",
+        ),
         sa.PrimaryKeyConstraint("uscc"),
         comment="the legal clock of every unit",
     )
     op.create_index("clock_deadline", "clock", ["partition", "state", "deadline"], unique=False)
     op.create_index("clock_look_at", "clock", ["look_at"], unique=False)
+    op.create_index(
+        "clock_stock",
+        "clock",
+        ["due_at", "uscc"],
+        unique=False,
+        sqlite_where=sa.text("reason = 'stock'"),
+        postgresql_where=sa.text("reason = 'stock'"),
+    )
     op.create_table(
         "completeness",
         sa.Column("dataset", sa.String(length=64), nullable=False),
@@ -84,6 +120,14 @@ def upgrade() -> None:
         sa.Column("through", sa.Date(), nullable=False),
         sa.PrimaryKeyConstraint("dataset", "partition"),
         comment="per partition of the bus: everything up to this day has been taken in",
+    )
+    op.create_table(
+        "disputed_row",
+        sa.Column("uscc", sa.String(length=18), nullable=False),
+        sa.Column("batch_id", sa.String(length=64), nullable=False),
+        sa.Column("row", sa.Integer(), autoincrement=False, nullable=False),
+        sa.PrimaryKeyConstraint("uscc", "batch_id", "row"),
+        comment="rows that registry could not take in and that may say that the unit insures somebody",
     )
     op.create_table(
         "event_log",
@@ -103,10 +147,35 @@ def upgrade() -> None:
         comment="every fact this service has published, append-only",
     )
     op.create_table(
+        "exemption",
+        sa.Column("uscc", sa.String(length=18), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("proof", sa.Text(), nullable=False),
+        sa.Column("expires_on", sa.Date(), nullable=False, comment="its last day"),
+        sa.Column("granted_at", Instant(), nullable=False),
+        sa.Column("granted_by", sa.String(length=128), nullable=False),
+        sa.Column("lifted_at", Instant(), nullable=True, comment="when an official took it back"),
+        sa.PrimaryKeyConstraint("uscc"),
+        comment="units that need insure nobody for a time; the newest per unit",
+    )
+    op.create_table(
         "frozen_key",
         sa.Column("subject", sa.String(length=64), nullable=False),
         sa.PrimaryKeyConstraint("subject"),
         comment="keys with a parked message: what is known of them may be out of date",
+    )
+    op.create_table(
+        "funnel_check",
+        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.Column("leads", sa.Integer(), nullable=False),
+        sa.Column("places", sa.JSON(), nullable=False),
+        sa.Column("overdue", sa.Integer(), nullable=False, comment="open leads past their next date"),
+        sa.Column(
+            "lost", sa.Integer(), nullable=False, comment="open leads without owner, next step or next date"
+        ),
+        sa.PrimaryKeyConstraint("day"),
+        comment="the daily check that every lead is in one place and none stands still",
     )
     op.create_table(
         "idempotency",
@@ -157,12 +226,48 @@ def upgrade() -> None:
         sa.Column("not_before", Instant(), nullable=True),
         sa.Column("next_step", sa.String(length=32), nullable=True),
         sa.Column("next_on", sa.Date(), nullable=True),
+        sa.Column(
+            "notice",
+            sa.String(length=16),
+            nullable=True,
+            comment="last word on the notice of this stage; None: it has not ended",
+        ),
+        sa.Column(
+            "messaged",
+            sa.Boolean(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="a message of this episode was handed over",
+        ),
+        sa.Column(
+            "wait_left",
+            sa.Integer(),
+            nullable=True,
+            comment="working days that the wait still counts after wait_from",
+        ),
+        sa.Column(
+            "wait_from", sa.Date(), nullable=True, comment="None: the wait stands still, or there is none"
+        ),
+        sa.Column(
+            "act_at",
+            Instant(),
+            nullable=True,
+            comment="when the step after the wait is taken; None: only news brings it on",
+        ),
         sa.Column("end", sa.String(length=32), nullable=True),
         sa.Column("end_reason", sa.Text(), nullable=True),
         sa.Column("ended_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("uscc", "rule"),
         comment="suspected breaches; reopened as a new episode, never doubled",
+    )
+    op.create_index(
+        "lead_act_at",
+        "lead",
+        ["act_at"],
+        unique=False,
+        sqlite_where=sa.text("act_at IS NOT NULL"),
+        postgresql_where=sa.text("act_at IS NOT NULL"),
     )
     op.create_table(
         "lead_history",
@@ -253,16 +358,26 @@ def upgrade() -> None:
         "visit",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("id", sa.String(length=36), nullable=False),
-        sa.Column("notice_id", sa.String(length=128), nullable=False),
+        sa.Column(
+            "notice_id",
+            sa.String(length=128),
+            nullable=True,
+            comment="the notice that reached nobody; None: the stage asks for it",
+        ),
         sa.Column("lead_id", sa.String(length=64), nullable=False),
+        sa.Column("episode", sa.Integer(), server_default="1", nullable=False),
         sa.Column("uscc", sa.String(length=18), nullable=False),
         sa.Column("town", sa.String(length=64), nullable=True),
-        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False, comment="open, done, cancelled"),
         sa.Column("reason", sa.String(length=64), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("result", sa.String(length=32), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("closed_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("seq"),
         sa.UniqueConstraint("id"),
         sa.UniqueConstraint("notice_id"),
-        comment="tasks for a town: a notice reached nobody, look in",
+        comment="tasks for a town: a notice reached nobody or the ladder asks for it, look in",
     )
+    op.create_index("visit_of_lead", "visit", ["lead_id"], unique=False)
     op.create_index("visit_of_town", "visit", ["town", "seq"], unique=False)

@@ -57,11 +57,32 @@ def upgrade() -> None:
         sa.Column("subject", sa.String(length=128), nullable=False),
         sa.Column("correlation", sa.String(length=64), nullable=False),
         sa.Column("details", sa.JSON(), nullable=False),
+        sa.Column("block", sa.BigInteger(), nullable=True, comment="None: committed, not yet sealed"),
         sa.PrimaryKeyConstraint("seq"),
         comment="who did what to what, committed with the fact; no personal data in clear",
         sqlite_autoincrement=True,
     )
     op.create_index("audit_subject", "audit", ["subject"], unique=False)
+    op.create_index(
+        "audit_unsealed",
+        "audit",
+        ["seq"],
+        unique=False,
+        sqlite_where=sa.text("block IS NULL"),
+        postgresql_where=sa.text("block IS NULL"),
+    )
+    op.create_table(
+        "audit_block",
+        sa.Column("no", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("previous", sa.String(length=80), nullable=False, comment="hash of the block before"),
+        sa.Column("sealed_at", Instant(), nullable=False, comment="wall time"),
+        sa.Column("first_seq", sa.BigInteger(), nullable=False),
+        sa.Column("last_seq", sa.BigInteger(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("hash", sa.String(length=80), nullable=False),
+        sa.PrimaryKeyConstraint("no"),
+        comment="the chain over the audit rows",
+    )
     op.create_table(
         "calendar_year",
         sa.Column("year", sa.Integer(), autoincrement=False, nullable=False),

@@ -1,0 +1,429 @@
+"""Applies a file piece by piece. A piece, how far the file is, and the events of its rows commit together.
+
+So a process that dies anywhere goes on where the last piece ended, and applies no row twice.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import date, datetime
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from services.registry.commands import (
+    DeclareComplete,
+    EndParticipation,
+    Recorded,
+    RecordParticipation,
+    Registered,
+    RegisterUnit,
+    check_declaration,
+    declare_complete,
+    end_participation,
+    record_participations,
+    register_units,
+)
+from services.registry.domain import Batch, BatchState, RejectedRow, State, Trouble
+from services.registry.intake.checks import Checked, check, troubles_of
+from services.registry.intake.files import Files
+from services.registry.intake.readers import Layout, rows, survey
+from services.registry.store import Store, Vault
+from services.registry.work import RegistryWork
+from shared.clock import today
+from shared.datasets.contract import Contract
+from shared.errors import FieldError, Problem, not_found
+from shared.events.registry import BatchAccepted, IntakeDisputed, IntakeSettled
+from shared.privacy import CannotOpenError, scrub
+from shared.service import Core
+from shared.storage.work import Cause
+
+PIECE_SECONDS: Final = 0.1
+"""How long a piece should keep the committer: nobody else writes meanwhile."""
+FIRST_ROWS: Final = 200
+FEWEST_ROWS: Final = 20
+MOST_ROWS: Final = 1_000
+"""Rows of a piece: the first one's, and between what bounds it is then adapted."""
+_PARTICIPATIONS: Final = "participations"
+
+_LOST = Trouble(
+    "file_lost",
+    "文件丢失或损坏，请重新导出后发送",
+    "the file was lost or damaged; export it anew and send it",
+)
+_NOTHING_APPLIED = Trouble(
+    "nothing_applied",
+    "没有一行可以接收，因此未声明完整日期，请按错误文件改正后重新发送",
+    "no row could be taken in, so nothing was declared complete; mend the rows and send them again",
+)
+
+
+# -- sending and settling --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReceiveBatch:
+    """A file that lies sealed under `id`."""
+
+    cause: Cause
+    id: str
+    contract: Contract
+    department: str
+    sha256: str
+    size: int
+    complete_through: date | None
+
+
+def receive_batch(work: RegistryWork, item: ReceiveBatch) -> Batch:
+    """A new batch, or the one that the same file became before."""
+    known = work.store.same_file(item.department, item.contract.id, item.sha256)
+    if known is not None:
+        if known.complete_through != item.complete_through:
+            raise Problem(
+                409,
+                "batch_differs",
+                zh="该文件已接收，但完整日期不同；完整日期请用 complete-through 声明",
+                en="the file is here already with another complete_through; declare the day with complete-through",
+            )
+        return known
+    if item.complete_through is not None:
+        check_declaration(
+            work, _declaration(item.cause, item.department, item.contract.id, item.complete_through)
+        )
+    batch = Batch(
+        id=item.id,
+        dataset=item.contract.id,
+        department=item.department,
+        sha256=item.sha256,
+        size=item.size,
+        complete_through=item.complete_through,
+        client=item.cause.actor,
+        correlation=item.cause.correlation,
+        received_at=work.now,
+    )
+    work.store.add_batch(batch)
+    work.audit("batch_received", batch.id, cause=item.cause, dataset=batch.dataset, sha256=batch.sha256)
+    return batch
+
+
+@dataclass(frozen=True)
+class SettleRow:
+    """The sender says what became of a rejected row."""
+
+    cause: Cause
+    department: str | None
+    batch_id: str
+    row: int
+    reason: str
+
+
+def settle_row(work: RegistryWork, item: SettleRow) -> RejectedRow:
+    """The row holds its unit no more; settling it again changes nothing."""
+    own_batch(work.store, item.batch_id, item.department)
+    row = next(iter(work.store.rejected(item.batch_id, after=item.row - 1, limit=1)), None)
+    if row is None or row.row != item.row:
+        raise not_found("该批次没有这一行的错误", "no row of this number was rejected in the batch")
+    if row.disputed is None:
+        raise Problem(
+            409,
+            "not_disputed",
+            zh="该行不涉及任何单位，无需处理",
+            en="the row concerns no unit and holds nothing",
+        )
+    if row.disputed:
+        _settle(work, row, item.cause, reason=scrub(item.reason))
+    return row
+
+
+def own_batch(store: Store, id_: str, department: str | None) -> Batch:
+    """A batch of this department; raises 404 for any other."""
+    batch = store.batch(id_)
+    if batch is None or batch.department != department:
+        raise not_found("没有该编号的批次", "there is no batch with this id")
+    return batch
+
+
+def _settle(work: RegistryWork, row: RejectedRow, cause: Cause, *, reason: str) -> None:
+    assert row.uscc is not None  # noqa: S101 - a dispute is about a unit
+    work.store.settle(row.batch_id, row.row)
+    work.emit(IntakeSettled(uscc=row.uscc, batch_id=row.batch_id, row=row.row), cause=cause)
+    work.audit("row_settled", row.uscc, cause=cause, batch=row.batch_id, row=row.row, reason=reason)
+
+
+# -- applying --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a batch that were checked, and where they end; `last`: nothing comes behind them."""
+
+    batch: Batch
+    layout: Layout
+    rows: Sequence[Checked]
+    position: int
+    line: int
+    last: bool
+
+
+class Intake:
+    """Applies what was received, one file after the other. `step` and `next_due` make its duty."""
+
+    def __init__(
+        self, core: Core[RegistryWork], vault: Vault, files: Files, contracts: Mapping[str, Contract]
+    ) -> None:
+        self._core = core
+        self._vault = vault
+        self._files = files
+        self._contracts = contracts
+        self._rows = FIRST_ROWS
+        self._counter = core.metrics.counter(
+            "intake_rows_total", "Rows of files, by what became of them", ["dataset", "outcome"]
+        )
+
+    def next_due(self, db: sa.Connection, now: datetime) -> datetime | None:
+        """Now, while a batch is not over."""
+        return now if Store(db, self._vault).pending_batches() else None
+
+    async def step(self) -> bool:
+        """Surveys a file, or applies one piece of it. False when there was none."""
+        pending = await self._core.read(lambda db: Store(db, self._vault).pending_batches())
+        if not pending:
+            return False
+        batch = pending[0]
+        try:
+            if batch.state is BatchState.RECEIVED:
+                found = await asyncio.to_thread(self._survey, batch)
+                after = await self._core.run(partial(begin, batch=batch, found=found))
+            else:
+                piece = await asyncio.to_thread(self._piece, batch)
+                begun = self._core.clock.monotonic()
+                after = await self._core.run(partial(apply_piece, piece=piece))
+                self._count(batch, after)
+                self._pace(self._core.clock.monotonic() - begun)
+        except (FileNotFoundError, CannotOpenError):
+            after = await self._core.run(partial(refuse, batch=batch, why=_LOST))
+        if after.is_over:
+            self._files.remove(batch.id)
+        return True
+
+    def clear_files(self, work: RegistryWork) -> None:
+        """At the start: files of batches that are over, or never became one, go."""
+        self._files.keep_only({batch.id for batch in work.store.pending_batches()})
+
+    def _survey(self, batch: Batch) -> Layout | Trouble:
+        return survey(self._files.chunks(batch.id), self._contracts[batch.dataset])
+
+    def _piece(self, batch: Batch) -> Piece:
+        layout = Layout(**{name: _tupled(value) for name, value in batch.layout.items()})
+        contract, day = self._contracts[batch.dataset], today(self._core.clock.now())
+        source = rows(
+            self._files.chunks(batch.id, batch.position), layout, number=batch.line, offset=batch.position
+        )
+        found = list(islice(source, self._rows))
+        return Piece(
+            batch=batch,
+            layout=layout,
+            rows=[check(row, contract, layout, day) for row in found],
+            position=found[-1].end if found else batch.position,
+            line=found[-1].number if found else batch.line,
+            last=len(found) < self._rows,
+        )
+
+    def _pace(self, seconds: float) -> None:
+        """Fewer rows where a piece took long, more where it was quick."""
+        if seconds > 0:
+            self._rows = max(FEWEST_ROWS, min(MOST_ROWS, int(self._rows * min(PIECE_SECONDS / seconds, 2))))
+
+    def _count(self, before: Batch, after: Batch) -> None:
+        for outcome in ("accepted", "unchanged", "rejected"):
+            grown = getattr(after, outcome) - getattr(before, outcome)
+            self._counter.labels(before.dataset, outcome).inc(max(grown, 0))
+
+
+def begin(work: RegistryWork, *, batch: Batch, found: Layout | Trouble) -> Batch:
+    """The file can be applied, or is refused as a whole: then nothing of it is applied or complete."""
+    if isinstance(found, Trouble):
+        return refuse(work, batch=batch, why=found)
+    unknown = [
+        text for text, name in zip(found.headings, found.columns, strict=True) if text and name is None
+    ]
+    note = Trouble(
+        "unknown_columns",
+        f"未采用的列：{'、'.join(unknown)[:500]}",
+        f"columns that were not used: {', '.join(unknown)[:500]}",
+    )
+    after = replace(
+        batch,
+        state=BatchState.APPLYING,
+        layout=asdict(found),
+        position=found.offset,
+        line=found.line,
+        rows=found.rows,
+        problems=(note,) if unknown else (),
+    )
+    work.store.save_batch(after)
+    return after
+
+
+def refuse(work: RegistryWork, *, batch: Batch, why: Trouble) -> Batch:
+    """Ends a batch without going on."""
+    after = replace(batch, state=BatchState.REFUSED, problems=(*batch.problems, why), ended_at=work.now)
+    work.store.save_batch(after)
+    work.audit("batch_refused", batch.id, cause=_cause(batch), code=why.code)
+    return after
+
+
+def apply_piece(work: RegistryWork, *, piece: Piece) -> Batch:
+    """One piece: its good rows through the commands, the others kept. A piece of an old position is passed over."""
+    batch = work.store.batch(piece.batch.id)
+    assert batch is not None  # noqa: S101 - batches are never deleted
+    if (batch.state, batch.position) != (BatchState.APPLYING, piece.batch.position):
+        return batch
+    sound = [row for row in piece.rows if not row.troubles]
+    apply = _record if batch.dataset == _PARTICIPATIONS else _register
+    outcomes = apply(work, batch, sound)
+    rejected = [row for row in piece.rows if row.troubles]
+    good: list[Checked] = []
+    new = 0
+    for row, outcome in zip(sound, outcomes, strict=True):
+        if isinstance(outcome, Problem):
+            faults = outcome.errors or (FieldError("", outcome.code, outcome.zh, outcome.en),)
+            rejected.append(replace(row, troubles=troubles_of(faults, piece.layout)))
+        else:
+            good.append(row)
+            new += outcome
+    _reject(work, batch, rejected)
+    if batch.dataset == _PARTICIPATIONS:
+        _settle_corrected(work, batch, good)
+    after = replace(
+        batch,
+        position=piece.position,
+        line=piece.line,
+        accepted=batch.accepted + new,
+        unchanged=batch.unchanged + len(good) - new,
+        rejected=batch.rejected + len(rejected),
+    )
+    if not piece.last:
+        work.store.save_batch(after)
+        return after
+    if after.accepted + after.unchanged + after.rejected != after.rows:
+        return refuse(work, batch=after, why=_LOST)  # the file was cut short since it was surveyed
+    after = _finish(work, after)
+    work.store.save_batch(after)
+    return after
+
+
+def _register(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[bool | Problem]:
+    """For each row whether something is new by it."""
+    cause = _cause(batch)
+    items = [RegisterUnit(cause=cause, within=None, origin="batch", **row.facts) for row in sound]
+    return [
+        outcome.is_new if isinstance(outcome, Registered) else outcome
+        for outcome in register_units(work, items)
+    ]
+
+
+def _record(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[bool | Problem]:
+    cause = _cause(batch)
+    items = [RecordParticipation(cause=cause, within=None, **row.facts) for row in sound]
+    outcomes = record_participations(work, items)
+    return [
+        outcome if isinstance(outcome, Problem) else _end(work, cause, row, outcome)
+        for row, outcome in zip(sound, outcomes, strict=True)
+    ]
+
+
+def _end(work: RegistryWork, cause: Cause, row: Checked, recorded: Recorded) -> bool | Problem:
+    """Ends the participation of a row that says so. Its days were checked, so one just recorded can be ended."""
+    if row.ended_on is None:
+        return recorded.is_new
+    before = work.store.participation(recorded.participation.id)
+    try:
+        end_participation(work, EndParticipation(cause, None, recorded.participation.id, row.ended_on))
+    except Problem as problem:
+        return problem
+    return before is not None and before.state is State.IN_FORCE
+
+
+def _reject(work: RegistryWork, batch: Batch, rejected: Sequence[Checked]) -> None:
+    """Keeps rows that were not applied. Where a participation names its unit, the unit is disputed."""
+    kept = []
+    for row in rejected:
+        uscc = row.uscc if batch.dataset == _PARTICIPATIONS else None
+        cells = row.row.cells
+        kept.append(
+            RejectedRow(
+                batch_id=batch.id,
+                row=row.row.number,
+                text=row.row.text,
+                troubles=row.troubles,
+                uscc=uscc,
+                keys=work.store.row_keys(uscc, cells.get("id_number", ""), cells.get("name", ""))
+                if uscc
+                else (),
+                disputed=True if uscc else None,
+            )
+        )
+        if uscc:
+            told = IntakeDisputed(uscc=uscc, batch_id=batch.id, row=row.row.number, dataset=batch.dataset)
+            work.emit(told, cause=_cause(batch))
+    work.store.add_rejected(kept)
+
+
+def _settle_corrected(work: RegistryWork, batch: Batch, good: Sequence[Checked]) -> None:
+    """A good row settles what earlier batches could not read of the same person and unit."""
+    by_unit: dict[str, set[str]] = {}
+    disputes = work.store.disputes((row.uscc for row in good if row.uscc), but_of=batch.id)
+    for unit in {dispute.uscc for dispute in disputes}:
+        mine = [row.row.cells for row in good if row.uscc == unit]
+        by_unit[unit or ""] = {
+            key
+            for cells in mine
+            for key in work.store.row_keys(unit or "", cells["id_number"], cells["name"])
+        }
+    for dispute in disputes:
+        if by_unit[dispute.uscc or ""] & set(dispute.keys):
+            _settle(work, dispute, _cause(batch), reason=f"corrected by batch {batch.id}")
+
+
+def _finish(work: RegistryWork, batch: Batch) -> Batch:
+    """The whole file is applied; what it says of completeness comes behind all its facts."""
+    problems = batch.problems
+    cause = _cause(batch)
+    if batch.complete_through is not None and not batch.accepted + batch.unchanged:
+        problems += (_NOTHING_APPLIED,)
+    elif batch.complete_through is not None:
+        try:
+            declare_complete(
+                work, _declaration(cause, batch.department, batch.dataset, batch.complete_through)
+            )
+        except Problem as problem:
+            problems += (Trouble(problem.code, problem.zh, problem.en),)
+    counts = {name: getattr(batch, name) for name in ("rows", "accepted", "unchanged", "rejected")}
+    work.emit(
+        BatchAccepted(
+            batch_id=batch.id,
+            dataset=batch.dataset,
+            department=batch.department,
+            sha256=batch.sha256,
+            complete_through=batch.complete_through,
+            **counts,
+        ),
+        cause=cause,
+    )
+    work.audit("batch_applied", batch.id, cause=cause, **counts)
+    return replace(batch, state=BatchState.APPLIED, problems=problems, ended_at=work.now)
+
+
+def _declaration(cause: Cause, department: str, dataset: str, through: date) -> DeclareComplete:
+    return DeclareComplete(cause, department, dataset, through)
+
+
+def _cause(batch: Batch) -> Cause:
+    return Cause(batch.client, batch.correlation)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

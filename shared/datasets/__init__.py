@@ -1,0 +1,1 @@
+"""Data set contracts: what a department's file holds, declared once."""

@@ -1,0 +1,257 @@
+"""Registers units one POST at a time on SQLite at full durability, beside an ordinary endpoint.
+
+    python -m tests.bench.register [--rounds 3] [--seconds 5] [--connections 32]
+
+Ours is the registry service alone in a uvicorn process, with everything on: token, idempotency key, checks,
+encryption, audit and outbox rows, relay and sealer. The ordinary one is FastAPI with a SQLModel session that
+inserts the unit and its contact, and nothing else. Both keep WAL and synchronous=FULL. Rounds alternate; the
+figures are medians. The load comes from this process, which prints how busy it was itself: near 100 % it
+would be the generator that is measured. The last line is one JSON object (design: register).
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import logging
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+import uvicorn
+from fastapi import FastAPI
+from sqlmodel import Field, Session, SQLModel, create_engine
+
+from services.registry.app import build
+from services.registry.settings import RegistrySettings
+from shared.auth import LocalIssuer, department_scopes
+from shared.clock import SystemClock
+from shared.identifiers import org_code_check_char, uscc_check_char
+from shared.messaging.in_process import InProcessBus
+
+
+def main() -> None:
+    options = argparse.ArgumentParser()
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--seconds", type=float, default=5.0)
+    options.add_argument("--connections", type=int, default=32)
+    options.add_argument("--serve", nargs=3, metavar=("WHICH", "FOLDER", "PORT"), help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.serve:
+        which, folder, port = given.serve
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        app = _ours(Path(folder)) if which == "ours" else _ordinary(Path(folder))
+        uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
+        return
+    with tempfile.TemporaryDirectory(prefix="register-") as folder:
+        rounds = _play(Path(folder), given.rounds, given.seconds, given.connections)
+    ours, ordinary = rounds["ours"], rounds["ordinary"]
+    per_s, ordinary_per_s = _median(ours, "per_s"), _median(ordinary, "per_s")
+    print(
+        json.dumps(
+            {
+                "sqlite": {
+                    "per_s": round(per_s),
+                    "ordinary_per_s": round(ordinary_per_s),
+                    "ratio": round(per_s / ordinary_per_s, 2),
+                    "p99_ms": round(_median(ours, "p99_ms"), 1),
+                    "ordinary_p99_ms": round(_median(ordinary, "p99_ms"), 1),
+                }
+            }
+        )
+    )
+
+
+def _play(folder: Path, rounds: int, seconds: float, connections: int) -> dict[str, list[dict[str, float]]]:
+    token = LocalIssuer(folder / "issuer.jwk", SystemClock()).token(
+        "ADM", department="ADM", scopes=department_scopes("ADM")
+    )
+    units = _units()
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "ordinary": []}
+    servers = {which: _serve(which, folder) for which in found}
+    try:
+        for which, (_, port) in servers.items():  # both warm before anything counts
+            asyncio.run(_load(port, token, units, seconds / 3, connections))
+            print(f"{which} is up", flush=True)
+        for number in range(rounds):
+            for which, (_, port) in servers.items():
+                load = asyncio.run(_load(port, token, units, seconds, connections))
+                found[which].append(figures := load.figures())
+                print(
+                    f"round {number + 1}, {which}: {figures['per_s']:.0f}/s, p99 {figures['p99_ms']:.0f} ms,"
+                    f" generator busy {figures['busy']:.0%}",
+                    flush=True,
+                )
+    finally:
+        for process, _ in servers.values():
+            process.terminate()
+            process.wait(20)
+    return found
+
+
+def _median(rounds: list[dict[str, float]], name: str) -> float:
+    return statistics.median(figures[name] for figures in rounds)
+
+
+def _units() -> Iterator[tuple[str, bytes]]:
+    """Codes with right check characters, and the body that registers each."""
+    for n in itertools.count(1):
+        code = f"91371082{n:08d}{org_code_check_char(f'{n:08d}')}"
+        uscc = code + uscc_check_char(code)
+        body = {
+            "uscc": uscc,
+            "name": f"荣成市示例{n}有限公司",
+            "kind": "enterprise",
+            "established_on": "2026-01-05",
+            "town": "寻山街道",
+            "address": "示例路1号",
+            "industry": "C1361",
+            "contacts": [{"role": "legal_representative", "name": "张示例", "mobile": "13800138000"}],
+        }
+        yield uscc, json.dumps(body, ensure_ascii=False).encode()
+
+
+# -- the load ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Load:
+    latencies: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    busy: float = 0.0
+
+    def figures(self) -> dict[str, float]:
+        p99 = statistics.quantiles(self.latencies, n=100)[98]
+        return {"per_s": len(self.latencies) / self.seconds, "p99_ms": p99 * 1e3, "busy": self.busy}
+
+
+async def _load(
+    port: int, token: str, units: Iterator[tuple[str, bytes]], seconds: float, connections: int
+) -> _Load:
+    load = _Load()
+    began, cpu = time.perf_counter(), time.process_time()
+    end = began + seconds
+    await asyncio.gather(*(_one_connection(port, token, units, end, load) for _ in range(connections)))
+    load.seconds = time.perf_counter() - began
+    load.busy = (time.process_time() - cpu) / load.seconds
+    return load
+
+
+async def _one_connection(
+    port: int, token: str, units: Iterator[tuple[str, bytes]], end: float, load: _Load
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    while time.perf_counter() < end:
+        uscc, body = next(units)
+        sent = time.perf_counter()
+        writer.write(
+            f"POST /v1/units HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {token}\r\nIdempotency-Key: {uscc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(
+            int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+        )
+        answer = await reader.readexactly(length)
+        load.latencies.append(time.perf_counter() - sent)
+        assert head.startswith(b"HTTP/1.1 201"), (head, answer)
+    writer.close()
+
+
+# -- the servers ---------------------------------------------------------------------------------------
+
+
+def _serve(which: str, folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.register", "--serve", which, str(folder), str(port)]
+    )
+    for _ in range(300):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return process, port
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"the server {which} did not start")
+
+
+def _ours(folder: Path) -> FastAPI:
+    settings = RegistrySettings(data_dir=folder, rate_limit_per_s=1_000_000)
+    return build(settings, bus=InProcessBus(), clock=SystemClock()).app
+
+
+class PlainUnit(SQLModel, table=True):
+    uscc: str = Field(primary_key=True)
+    name: str
+    kind: str
+    established_on: str
+    town: str | None = None
+    address: str | None = None
+    industry: str | None = None
+
+
+class PlainContact(SQLModel, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    uscc: str
+    role: str
+    name: str
+    mobile: str
+
+
+class PlainContactIn(SQLModel):
+    role: str
+    name: str
+    mobile: str
+
+
+class PlainUnitIn(SQLModel):
+    uscc: str
+    name: str
+    kind: str
+    established_on: str
+    town: str | None = None
+    address: str | None = None
+    industry: str | None = None
+    contacts: list[PlainContactIn] = []
+
+
+def _ordinary(folder: Path) -> FastAPI:
+    """What FastAPI's own tutorial shows: a session per request, in a thread of its pool."""
+    engine = create_engine(f"sqlite:///{folder / 'ordinary.db'}", pool_size=40, connect_args={"timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _durable(connection: Any, _record: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    SQLModel.metadata.create_all(engine)
+    app = FastAPI()
+
+    @app.post("/v1/units", status_code=201)
+    def register(body: PlainUnitIn) -> PlainUnit:
+        with Session(engine) as session:
+            unit = PlainUnit(**body.model_dump(exclude={"contacts"}))
+            session.add(unit)
+            session.add_all(PlainContact(uscc=unit.uscc, **contact.model_dump()) for contact in body.contacts)
+            session.commit()
+            session.refresh(unit)
+            return unit
+
+    return app
+
+
+if __name__ == "__main__":
+    main()
