@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Protocol
 
 import httpx
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Response
+from markupsafe import Markup
 from pydantic import Field, SecretStr, model_validator
 from starlette.applications import Starlette
 
@@ -31,11 +32,15 @@ from shared.errors import FieldError, unprocessable
 from shared.http import LAST_YEAR, Body, Moment, StrictRoute, install, public, refuse
 from shared.messaging.bus import Bus
 from shared.messaging.in_process import InProcessBus
+from shared.pages import IN_DEMO, Templates, Words, page, style_route
 from shared.service import Service
 from shared.settings import UnknownSetting
 
 DEMO_START = datetime(2026, 1, 5, 10, tzinfo=ZONE)
 """Where simulated time begins: a Monday morning."""
+
+ON_FIRST_PAGE = ("matching", "notify", "registry", "targets")
+"""Whose fragments stand on the first page, in this order."""
 
 LEDGER = "sandbox.db"
 """The sandbox's file in the data folder."""
@@ -189,23 +194,41 @@ class Suite:
             finally:
                 self.close()
 
+    async def _section(self, name: str, now: datetime) -> Markup:
+        service = self.services[name]
+        return await service.core.read(lambda db: service.pages.fragment(db, now, name))
+
     def _front(self, *, demo: bool) -> APIRouter:
         router = APIRouter(route_class=StrictRoute)
+        if not demo:
 
-        @router.get("/", dependencies=[public("a list of addresses")])
-        async def addresses() -> dict[str, Any]:
-            """Where to look next."""
-            return {
-                name: {
-                    "contract": f"/{name}/openapi.json",
-                    "ready": f"/{name}/health/ready",
-                    "metrics": f"/{name}/metrics",
-                }
-                for name in self.services
-            } | ({"demo": {"clock": "/demo/clock", "messages": "/sandbox/messages"}} if demo else {})
+            @router.get("/", dependencies=[public("a list of addresses")])
+            async def addresses() -> dict[str, Any]:
+                """Where to look next."""
+                return {name: dict(_addresses(name)) for name in self.services}
 
         if demo:
             rule = public("exists in demo and test modes only")
+            router.include_router(style_route())
+            templates = Templates("shared")
+
+            @router.get("/", dependencies=[public(IN_DEMO)])
+            async def first_page() -> Response:
+                """The first page, put together from each service's own fragment."""
+                now = self.clock.now()
+                sections = [await self._section(name, now) for name in ON_FIRST_PAGE]
+                links = [(service.pages.title, _addresses(name)) for name, service in self.services.items()]
+                title = Words("一页总览", "at a glance")
+                return page(
+                    templates,
+                    "first.html",
+                    title=title,
+                    root=".",
+                    first="./",
+                    now=now,
+                    sections=sections,
+                    links=links,
+                )
 
             @router.get("/demo/clock", dependencies=[rule])
             async def what_day_is_it() -> dict[str, Any]:
@@ -232,6 +255,15 @@ def _too_late(where: str) -> FieldError:
         "date_out_of_range",
         f"时钟最晚到 {LAST_YEAR}-12-31，请选更早的时间",
         f"the clock goes to {LAST_YEAR}-12-31 at most; choose an earlier time",
+    )
+
+
+def _addresses(name: str) -> tuple[tuple[str, str], ...]:
+    """Where a service tells about itself."""
+    return (
+        ("contract", f"/{name}/openapi.json"),
+        ("ready", f"/{name}/health/ready"),
+        ("metrics", f"/{name}/metrics"),
     )
 
 

@@ -39,6 +39,7 @@ from shared.messaging.bus import Bus, Subscription
 from shared.messaging.consumer import Consumer, KeyHook, Reaction
 from shared.messaging.relay import Relay
 from shared.metrics import Metrics
+from shared.pages import Pages, page_routes
 from shared.privacy import KeyRing, Purpose
 from shared.settings import ServiceSettings
 from shared.storage.audit import BLOCK, seal
@@ -175,6 +176,7 @@ class Service(Generic[W]):
         relay: Relay | None,
         duties: Sequence[Duty],
         at_start: Callable[[W], None] | None,
+        pages: Pages,
     ) -> None:
         self.name = core.name
         self.core = core
@@ -184,6 +186,8 @@ class Service(Generic[W]):
         self._relay = relay
         self.duties = tuple(duties)
         """What it does by itself when time comes."""
+        self.pages = pages
+        """What it shows people."""
         self._at_start = at_start
         self._loops: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
@@ -276,6 +280,7 @@ def assemble(
     *,
     card: str,
     routers: Sequence[APIRouter],
+    pages: Pages,
     migrations: Path,
     reactions: Sequence[Reaction] = (),
     duties: Sequence[Duty] = (),
@@ -285,7 +290,8 @@ def assemble(
 ) -> Service[W]:
     """Puts a service together. `card` is the description in its OpenAPI document.
 
-    `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left.
+    `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left. The
+    pages are served in demo mode only.
     """
     consumer = None
     if reactions:
@@ -311,7 +317,14 @@ def assemble(
         lifespan=_lifespan,
     )
     service = Service(
-        core, app, migrations=migrations, consumer=consumer, relay=relay, duties=duties, at_start=at_start
+        core,
+        app,
+        migrations=migrations,
+        consumer=consumer,
+        relay=relay,
+        duties=duties,
+        at_start=at_start,
+        pages=pages,
     )
     app.state.core = core
     app.state.service = service
@@ -319,6 +332,8 @@ def assemble(
     app.add_exception_handler(DBAPIError, _database_failed)
     for router in (*routers, _operations(demo=core.settings.demo)):
         app.include_router(router)
+    if core.settings.demo:
+        app.include_router(page_routes(pages, core))
     return service
 
 

@@ -407,7 +407,7 @@ def _show_verdict(console: Console, findings: list[check.Finding], *, agree: boo
 
 def _show_addresses(console: Console, base_url: str) -> None:
     for path, what in (
-        ("/", "the suite"),
+        ("/", "the first page, to look at in a browser"),
         ("/demo/clock", "what day it is"),
         ("/sandbox/messages", "what the carrier received, numbers masked"),
         ("/registry/openapi.json", "the HTTP contract of the registry; also /matching, /notify, /targets"),

@@ -10,6 +10,7 @@ from services.matching.api import routes
 from services.matching.commands import advance_leads, look_at_clocks
 from services.matching.funnel import Check, check_funnel, next_check
 from services.matching.handlers import SUBSCRIPTIONS, freeze, thaw
+from services.matching.pages import pages
 from services.matching.settings import MatchingSettings, read_rule
 from services.matching.store import last_check, next_advance, next_look
 from services.matching.tables import PLUMBING
@@ -53,6 +54,7 @@ def build(
         bus,
         card=matching.__doc__ or "",
         routers=[routes(rule)],
+        pages=pages(rule),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
         duties=[

@@ -340,7 +340,7 @@ def next_advance(db: sa.Connection) -> datetime | None:
 
 def count_leads(db: sa.Connection, *, town: str | None) -> list[Any]:
     """How many leads stand alike: state, end, stage, notice, messaged, number."""
-    alike = (t.lead.c.state, t.lead.c.end, t.lead.c.stage, t.lead.c.notice, t.lead.c.messaged)
+    alike = [t.lead.c[name] for name in _ALIKE]
     return list(
         db.execute(
             sa.select(*alike, sa.func.count().label("number"))
@@ -507,6 +507,99 @@ def list_visits(
             .limit(limit + 1)
         )
     )
+
+
+def leads_alike(db: sa.Connection, alike: Sequence[Any], limit: int) -> list[Any]:
+    """Leads that stand as one of these rows of `count_leads`, the earliest deadline first."""
+    groups = [
+        sa.and_(*(t.lead.c[name].is_not_distinct_from(getattr(row, name)) for name in _ALIKE))
+        for row in alike
+    ]
+    return _first_leads(db, sa.or_(sa.false(), *groups), limit)
+
+
+def overdue_leads(db: sa.Connection, day: date, limit: int) -> list[Any]:
+    """The leads of `count_overdue`, the earliest deadline first."""
+    return _first_leads(db, (t.lead.c.state != LeadState.ENDED) & (t.lead.c.next_on < day), limit)
+
+
+def _first_leads(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Any]:
+    return list(db.execute(_leads().where(where).order_by(t.lead.c.deadline, t.lead.c.id).limit(limit)))
+
+
+def count_held(db: sa.Connection) -> list[Any]:
+    """Held leads by why they are held: held (the list as JSON text), number."""
+    why = sa.cast(t.lead.c.held, sa.Text).label("why")
+    return list(
+        db.execute(
+            sa.select(why, sa.func.count().label("number"))
+            .where(t.lead.c.state == LeadState.HELD)
+            .group_by(why)
+            .order_by(why)
+        )
+    )
+
+
+def count_standing(db: sa.Connection) -> list[Any]:
+    """Clocks that have run out, or stand still, and go on by a fact alone.
+
+    By state and reason: state, reason, number, and for those that wait for data the day through which it is
+    complete (None: never declared), the earliest of theirs.
+    """
+    complete_here = (t.completeness.c.dataset == PARTICIPATIONS) & (
+        t.completeness.c.partition == t.clock.c.partition
+    )
+    return list(
+        db.execute(
+            sa.select(
+                t.clock.c.state,
+                t.clock.c.reason,
+                sa.func.count().label("number"),
+                sa.func.min(t.completeness.c.through).label("through"),
+            )
+            .select_from(_CLOCKS.outerjoin(t.completeness, complete_here))
+            .where(t.clock.c.state.in_(_STANDING))
+            .group_by(t.clock.c.state, t.clock.c.reason)
+            .order_by(t.clock.c.state, t.clock.c.reason)
+        )
+    )
+
+
+def standing_clocks(db: sa.Connection, state: str, reason: str | None, limit: int) -> tuple[int, list[Any]]:
+    """How many clocks stand so, and the first of them."""
+    return _first_clocks(
+        db, (t.clock.c.state == state) & t.clock.c.reason.is_not_distinct_from(reason), limit
+    )
+
+
+def clocks_ending(db: sa.Connection, first: date, last: date, limit: int) -> tuple[int, list[Any]]:
+    """How many clocks run out on these days, and the first of them."""
+    ends = (t.clock.c.state == ClockState.RUNNING) & t.clock.c.deadline.between(first, last)
+    return _first_clocks(db, ends, limit)
+
+
+def _first_clocks(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> tuple[int, list[Any]]:
+    total = db.scalar(sa.select(sa.func.count()).select_from(_CLOCKS).where(where)) or 0
+    rows = db.execute(
+        sa.select(t.clock, t.unit.c.name.label("unit_name"), t.unit.c.town)
+        .select_from(_CLOCKS)
+        .where(where)
+        .order_by(t.clock.c.deadline, t.clock.c.uscc)
+        .limit(limit)
+    )
+    return total, list(rows)
+
+
+def open_visits(db: sa.Connection, limit: int) -> tuple[int, list[Any]]:
+    """How many visits are open, and the first of them."""
+    state = VisitState.OPEN.value
+    total = db.scalar(sa.select(sa.func.count()).select_from(t.visit).where(t.visit.c.state == state)) or 0
+    return total, list_visits(db, asked_town=None, state=state, town=None, after=0, limit=limit)[:limit]
+
+
+_CLOCKS = t.clock.join(t.unit, t.unit.c.uscc == t.clock.c.uscc)
+_STANDING = (ClockState.WAITING, ClockState.HELD, ClockState.SUSPENDED)
+_ALIKE = ("state", "end", "stage", "notice", "messaged")
 
 
 def _leads() -> sa.Select[Any]:

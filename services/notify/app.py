@@ -18,6 +18,7 @@ from services.notify.commands import try_texts_again
 from services.notify.delivery import Delivery
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
 from services.notify.last_look import RegistryLastLook
+from services.notify.pages import pages
 from services.notify.settings import NotifySettings, read_rules
 from services.notify.store import Store
 from services.notify.tables import PLUMBING
@@ -87,6 +88,7 @@ def build(
             notice_routes(core, tools),
             receipt_routes(core, settings.account, settings.receipts_secret),
         ],
+        pages=pages(tools),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
         duties=delivery.duties,

@@ -140,6 +140,16 @@ class Store:
             for row in self._db.execute(sa.select(notice).where(*where).order_by(*order).limit(limit))
         ]
 
+    def count_by_state(self) -> dict[NoticeState, int]:
+        """How many notices stand in each state; a state without any is not in it."""
+        rows = self._db.execute(sa.select(notice.c.state, sa.func.count()).group_by(notice.c.state))
+        return {NoticeState(state): number for state, number in rows}
+
+    def newest(self, state: NoticeState, limit: int) -> list[Notice]:
+        """Notices in a state, the newest first."""
+        order = notice.c.created_at.desc(), notice.c.id
+        return self._notices(notice.c.state == state, order=order, limit=limit)
+
     # -- contacts ----------------------------------------------------------------------------------
 
     def contacts(self, usccs: Iterable[str]) -> dict[str, tuple[int, bytes]]:
@@ -185,6 +195,11 @@ class Store:
                 .order_by(attempt.c.opened_at, attempt.c.reference)
             )
         )
+
+    def newest_attempts(self, limit: int) -> list[Any]:
+        """Rows of the newest attempts, the newest first."""
+        order = attempt.c.opened_at.desc(), attempt.c.reference
+        return list(self._db.execute(sa.select(attempt).order_by(*order).limit(limit)))
 
     def open_attempts(self) -> list[str]:
         """References of attempts that are open."""

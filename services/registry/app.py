@@ -14,6 +14,7 @@ from services.registry.domain import City, DataSet, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
 from services.registry.intake.apply import Intake
 from services.registry.intake.files import Files
+from services.registry.pages import pages
 from services.registry.settings import RegistrySettings
 from services.registry.store import Store, Vault
 from services.registry.tables import PLUMBING
@@ -59,6 +60,7 @@ def build(
         bus,
         card=registry.__doc__ or "",
         routers=[router, files, looks],
+        pages=pages(city, vault),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
         duties=[

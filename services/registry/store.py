@@ -92,11 +92,13 @@ class Store:
                 UNIT.c.name.contains(q, autoescape=True) | UNIT.c.uscc.startswith(q, autoescape=True)
             )
         if insured is not None:
-            one = sa.exists().where(
-                PARTICIPATION.c.uscc == UNIT.c.uscc, PARTICIPATION.c.form == "employer", *_in_force(today)
-            )
-            where.append(one if insured else ~one)
+            where.append(_insures(today) if insured else ~_insures(today))
         return self._units(*where, limit=limit)
+
+    def count_units(self, today: date, *, insured: bool | None = None) -> int:
+        """How many units `unit_page` has in all, of all towns."""
+        where = [] if insured is None else [_insures(today) if insured else ~_insures(today)]
+        return self._db.scalar(sa.select(sa.func.count()).select_from(UNIT).where(*where)) or 0
 
     def _units(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Unit]:
         rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit))
@@ -392,6 +394,13 @@ class Store:
     def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         if rows:  # an empty list would insert one row of defaults
             self._db.execute(sa.insert(table), list(rows))
+
+
+def _insures(today: date) -> sa.ColumnElement[bool]:
+    """Whether anybody is insured through a unit as an employer."""
+    return sa.exists().where(
+        PARTICIPATION.c.uscc == UNIT.c.uscc, PARTICIPATION.c.form == "employer", *_in_force(today)
+    )
 
 
 def _in_force(today: date) -> tuple[sa.ColumnElement[bool], ...]:

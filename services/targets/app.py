@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from services import targets
 from services.targets.api import routes
 from services.targets.handlers import SUBSCRIPTIONS
+from services.targets.pages import pages
 from services.targets.settings import TargetsSettings, read_plan
 from services.targets.tables import PLUMBING
 from services.targets.work import TargetsWork
@@ -27,6 +28,7 @@ def build(
 
     Raises DocumentError where the pack lacks something.
     """
+    plan = read_plan(pack(settings.city_pack))
 
     def make_work(db: sa.Connection) -> TargetsWork:
         return TargetsWork(db, PLUMBING, now=clock.now(), wall=clock.wall())
@@ -35,7 +37,8 @@ def build(
         Core(settings, clock=clock, plumbing=PLUMBING, make_work=make_work),
         bus,
         card=targets.__doc__ or "",
-        routers=[routes(read_plan(pack(settings.city_pack)))],
+        routers=[routes(plan)],
+        pages=pages(plan),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
     )

@@ -14,10 +14,12 @@ PLANTED = [
     ("services never import each other", "services/notify/domain.py", "import services.registry.domain"),
     ("layers of shared", "shared/storage/work.py", "import shared.messaging.bus"),
     ("layers of shared", "shared/errors.py", "import shared.settings"),
+    ("layers of shared", "shared/http/access.py", "import shared.pages"),
     ("layers of the suite", "services/demo/city.py", "import services.cli"),
     ("layers of the suite", "services/targets/domain.py", "import services.all_in_one"),
     ("layers of a service", "services/registry/store.py", "import services.registry.work"),
     ("layers of a service", "services/targets/commands.py", "import services.targets.api"),
+    ("layers of a service", "services/registry/store.py", "import services.registry.pages"),
     ("domain is pure", "services/matching/domain.py", "import sqlalchemy"),
     ("domain is pure", "services/registry/domain.py", "import shared.events.registry"),
 ]

@@ -119,6 +119,14 @@ class System:
         assert answer.status_code in expected, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
+    async def page(
+        self, path: str, *, headers: dict[str, str] | None = None, status: int = 200
+    ) -> httpx.Response:
+        """What a browser without a token gets."""
+        answer = await self._client.get(path, headers=headers)
+        assert answer.status_code == status, f"GET {path}: {answer.status_code} {answer.text}"
+        return answer
+
     async def until(self, holds: Callable[[], Awaitable[bool]], what: str) -> None:
         """Lets the loops run until something holds; for states in which the suite is not quiet."""
         give_up = asyncio.get_running_loop().time() + GIVE_UP_S
