@@ -5,6 +5,7 @@ A lock on the data folder refuses a second process; every service keeps a databa
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -60,6 +61,11 @@ FIXED = {
     *(
         f"YINGBAO_SANDBOX_{what}"
         for what in ("EC_NAME", "AP_ID", "SECRET_KEY", "SIGN", "CALLBACK_URL", "FILE", "CLOCK_FILE")
+    ),
+    *(
+        f"YINGBAO_{name}_WECHAT_{what}"
+        for name in ("NOTIFY", "SANDBOX")
+        for what in ("URL", "APP_ID", "SECRET", "TOKEN", "AES_KEY", "CALLBACK_URL", "TEMPLATES")
     ),
 }
 """Settings that the embedded suite decides itself: its parts talk inside the process, its carrier is built in."""
@@ -125,6 +131,7 @@ class Suite:
         self.app = FastAPI(
             title="yingbao", openapi_url=None, docs_url=None, redoc_url=None, lifespan=self._lifespan
         )
+        wechat = _wechat_secrets(secret)
         # Calls between the parts stay in the process; the carrier is open to others in a demo only.
         within = Starlette()
         inside = httpx.ASGITransport(within, raise_app_exceptions=False)
@@ -135,6 +142,8 @@ class Suite:
                     f"http://embedded/notify/v1/receipts/sandbox/{secret.get_secret_value()}"
                 ),
                 file=data_dir / LEDGER,
+                wechat_callback_url=SecretStr("http://embedded/notify/v1/wechat"),
+                **wechat,
             ),
             clock=clock,
             transport=inside,
@@ -156,6 +165,8 @@ class Suite:
                         carrier_url="http://embedded/sandbox/yunmas",
                         carrier_secret_key=secret,
                         receipts_secret=secret,
+                        wechat_url="http://embedded/sandbox/wechat",
+                        **wechat,
                     )
                 ),
                 bus=bus,
@@ -279,6 +290,16 @@ def lock_folder(data_dir: Path) -> IO[str]:
             f"another process runs on {data_dir}: stop it, or choose another folder"
         ) from None
     return file
+
+
+def _wechat_secrets(secret: SecretStr) -> dict[str, Any]:
+    """What the built-in WeChat and the suite share; EncodingAESKey has 43 letters and digits."""
+    derived = hashlib.sha256(secret.get_secret_value().encode()).hexdigest()
+    return {
+        "wechat_secret": secret,
+        "wechat_token": SecretStr(derived[43:]),
+        "wechat_aes_key": SecretStr(derived[:43]),
+    }
 
 
 def _durable_secret(file: Path) -> str:

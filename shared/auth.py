@@ -60,6 +60,7 @@ SCOPES: Final = frozenset(
         "notices:read",
         "sending:read",
         "sending:write",
+        "bindings:write",
         "progress:read",
         "operations",
         "calendar:write",
@@ -72,7 +73,7 @@ DEPARTMENT_SCOPES: Final[Mapping[str, frozenset[str]]] = {
     for code, scopes in {
         "ADM": "units:write units:read datasets:write datasets:read progress:read",
         "HRSS": f"{_READS} participations:write datasets:write leads:write visits:write sending:write "
-        "calendar:write people:unmask",
+        "bindings:write calendar:write people:unmask",
         "TOWN": "units:read clocks:read leads:read visits:read visits:write notices:read progress:read",
         "TAX": "units:read participations:write participations:read datasets:write datasets:read "
         "leads:read progress:read",

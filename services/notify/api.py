@@ -1,4 +1,4 @@
-"""HTTP of notify: notices, the brake, and the carrier's receipts."""
+"""HTTP of notify: notices, the brake, recall, bindings, the genuine-or-not check, and the carriers' calls."""
 
 import hmac
 from datetime import datetime
@@ -6,15 +6,47 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import structlog
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
 
+from services.notify.bindings import Bind, Bound, bind, unfollow
 from services.notify.carriers import Receipt, ReceiptUnreadableError
+from services.notify.carriers.wechat_crypt import (
+    CallbackEvent,
+    CallbackForgedError,
+    CallbackKeys,
+    CallbackUnreadableError,
+    EventKind,
+    check_address,
+    open_callback,
+    parse_event,
+)
 from services.notify.carriers.yunmas import parse_report
-from services.notify.commands import CHANNEL, ChangeSending, Report, change_sending, take_report
-from services.notify.domain import Notice, NoticeState, Sending
-from services.notify.schemas import AttemptOut, NoticeOut, NoticeRow, SendingIn, SendingOut
-from services.notify.store import Store
+from services.notify.commands import (
+    ChangeSending,
+    Recall,
+    Recalled,
+    Report,
+    change_sending,
+    recall,
+    take_report,
+)
+from services.notify.domain import Channel, Notice, NoticeState, Sending
+from services.notify.schemas import (
+    AttemptOut,
+    BindingIn,
+    BindingOut,
+    GotOut,
+    NoticeOut,
+    NoticeRow,
+    RecallIn,
+    RecallOut,
+    SendingIn,
+    SendingOut,
+    VerifyOut,
+)
+from services.notify.store import Store, Wrong
 from services.notify.work import NotifyWork, Tools
 from shared.clock import start_of, today
 from shared.errors import Problem, not_found
@@ -23,16 +55,20 @@ from shared.http import (
     Cursor,
     Limit,
     Page,
+    RateLimiter,
     StrictRoute,
     access,
+    answer,
     caller,
     decode_cursor,
     page,
     public,
     read_body,
+    too_many_requests,
 )
 from shared.privacy import mask_mobile
 from shared.service import Core
+from shared.storage.idempotency import Answer
 
 LARGEST_REPORT = 64 * 1024
 _YEARS = range(2000, 2201)
@@ -97,7 +133,102 @@ def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
         await core.run(lambda work: change_sending(work, item), urgent=True)
         return await _sending(core, tools)
 
+    @router.post(
+        "/notices/recall", dependencies=[access("sending:write", whole_city=True)], response_model=RecallOut
+    )
+    async def recall_notices(body: RecallIn, who: Who, request: Request) -> Response:
+        """Takes wrong messages back: withdraws, corrects, and lists who got them."""
+        wrong = Wrong(body.references or (), body.rule, body.stage, body.since)
+        return await answer(request, recall, Recall(wrong, body.reason, who.cause), _recalled)
+
+    @router.post(
+        "/bindings",
+        dependencies=[access("bindings:write", whole_city=True)],
+        response_model=BindingOut,
+        status_code=201,
+    )
+    async def bind_follower(body: BindingIn, who: Who, request: Request) -> Response:
+        """Binds a phone to a follower of the official account: 201 new, 200 it was so already."""
+        item = Bind(body.mobile, body.openid, body.source, who.cause)
+        return await answer(request, bind, item, _bound)
+
     return router
+
+
+def public_routes(core: Core[NotifyWork], tools: Tools, *, per_s: float) -> APIRouter:
+    """What everybody may ask: whether a message is genuine, so many times a second from one address."""
+    router = APIRouter(prefix="/v1", route_class=StrictRoute)
+    limiter = RateLimiter(per_s, core.clock)
+
+    @router.get("/verify", dependencies=[public("anybody who got a message may ask whether it is genuine")])
+    async def verify(
+        request: Request,
+        reference: Annotated[str, Query(min_length=1, max_length=32)],
+        uscc4: Annotated[str, Query(min_length=4, max_length=4)],
+    ) -> VerifyOut:
+        """Whether a message with this reference left and is about a unit whose code ends with `uscc4`."""
+        passes, _, wait = limiter.take(request.client.host if request.client else "")
+        if not passes:
+            raise too_many_requests(wait)
+        asked = reference.upper(), uscc4.upper()
+        return VerifyOut(genuine=await core.read(lambda db: Store(db, tools.rules).is_genuine(*asked)))
+
+    return router
+
+
+def wechat_routes(core: Core[NotifyWork], keys: CallbackKeys) -> APIRouter:
+    """Where WeChat calls: it has no token, but what it says is signed and sealed, which is checked first."""
+    router = APIRouter(prefix="/v1")
+    counted = core.metrics.counter("wechat_events_total", "Events of WeChat, by kind and result", ["result"])
+    reason = "WeChat's calls: signed with the account's token, sealed with its key"
+
+    @router.get("/wechat", dependencies=[public(reason)])
+    async def prove(request: Request) -> Response:
+        """Proves to WeChat that this address is the account's."""
+        try:
+            return PlainTextResponse(check_address(keys, request.query_params))
+        except CallbackForgedError as error:
+            counted.labels("forged").inc()
+            raise _forged(error) from error
+
+    @router.post("/wechat", dependencies=[public(reason)])
+    async def push(request: Request) -> Response:
+        """Takes one event. WeChat calls again until it reads `success`."""
+        body = await read_body(request, limit=LARGEST_REPORT)
+        try:
+            event = parse_event(open_callback(keys, request.query_params, body))
+        except CallbackForgedError as error:
+            counted.labels("forged").inc()
+            raise _forged(error) from error
+        except CallbackUnreadableError as error:
+            counted.labels("unreadable").inc()
+            raise Problem(400, "unreadable_event", zh="事件格式不符", en=str(error)) from error
+        counted.labels(await _take_event(core, event)).inc()
+        return PlainTextResponse("success")
+
+    return router
+
+
+async def _take_event(core: Core[NotifyWork], event: CallbackEvent) -> str:
+    if event.receipt is not None:
+        (result,) = await core.call(take_report, Report(Channel.WECHAT, (event.receipt,)))
+        return str(result)
+    if event.kind is EventKind.UNFOLLOWED:
+        await core.call(unfollow, event.openid)
+    return event.kind.value
+
+
+def _forged(error: CallbackForgedError) -> Problem:
+    return Problem(403, "forged", zh="签名不符", en=str(error))
+
+
+def _bound(bound: Bound) -> Answer:
+    return Answer(201 if bound.new else 200, BindingOut(bound_at=bound.bound_at).model_dump(mode="json"))
+
+
+def _recalled(recalled: Recalled) -> Answer:
+    got = [GotOut(**vars(one)) for one in recalled.got]
+    return Answer(200, RecallOut(**{**vars(recalled), "got": got}).model_dump(mode="json"))
 
 
 def receipt_routes(core: Core[NotifyWork], account: str, secret: SecretStr) -> APIRouter:
@@ -184,4 +315,4 @@ def _detail(notice: Notice, attempts: list[AttemptOut]) -> NoticeOut:
 
 def _attempt(row: Any, tools: Tools) -> AttemptOut:
     mobile = mask_mobile(tools.open_mobile(row.reference, row.mobile))
-    return AttemptOut(**{**row._mapping, "channel": CHANNEL, "mobile": mobile})
+    return AttemptOut(**{**row._mapping, "mobile": mobile})

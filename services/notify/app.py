@@ -12,14 +12,17 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 
 from services import notify
-from services.notify.api import notice_routes, receipt_routes
+from services.notify.api import notice_routes, public_routes, receipt_routes, wechat_routes
+from services.notify.carriers import Submission
+from services.notify.carriers.wechat import TemplateMessage, Wechat, WechatAccount
 from services.notify.carriers.yunmas import YunMas, YunMasAccount
-from services.notify.commands import try_texts_again
-from services.notify.delivery import Delivery
-from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
+from services.notify.commands import Outgoing, try_texts_again
+from services.notify.delivery import Delivery, Submit
+from services.notify.domain import Channel
+from services.notify.handlers import SUBSCRIPTIONS, hold_parked, index_contacts, release_parked
 from services.notify.last_look import RegistryLastLook
 from services.notify.pages import pages
-from services.notify.settings import NotifySettings, read_rules
+from services.notify.settings import NotifySettings, callback_keys, read_rules
 from services.notify.store import Store
 from services.notify.tables import PLUMBING
 from services.notify.work import NotifyWork, Tools
@@ -45,6 +48,7 @@ def build(
             "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY, the account's key, and YINGBAO_NOTIFY_RECEIPTS_SECRET, the last "
             "part of the address that receipts are pushed to"
         )
+    keys = callback_keys(settings)
     own = KeyRing.load_or_create(settings.keys)
     tools = Tools(
         rules=read_rules(settings, pack(settings.city_pack)),
@@ -75,7 +79,7 @@ def build(
         core,
         tools,
         look,
-        YunMas(_account(settings, settings.carrier_secret_key), line),
+        _channels(settings, settings.carrier_secret_key, line, clock),
         rate_per_s=settings.rate_per_s,
         latest_s=settings.latest_s,
     )
@@ -87,6 +91,8 @@ def build(
         routers=[
             notice_routes(core, tools),
             receipt_routes(core, settings.account, settings.receipts_secret),
+            public_routes(core, tools, per_s=settings.verify_per_s),
+            *([] if keys is None else [wechat_routes(core, keys)]),
         ],
         pages=pages(tools),
         migrations=Path(__file__).parent / "migrations",
@@ -94,10 +100,43 @@ def build(
         duties=delivery.duties,
         on_parked=hold_parked,
         on_released=release_parked,
-        at_start=try_texts_again,
+        at_start=begin,
     )
     _close_with(service.app, registry, line)
     return service
+
+
+def begin(work: NotifyWork) -> None:
+    """What is made up for at a start: phones that were not indexed, texts that may have been mended."""
+    index_contacts(work)
+    try_texts_again(work)
+
+
+def _channels(
+    settings: NotifySettings, carrier_secret: SecretStr, line: httpx.AsyncClient, clock: Clock
+) -> dict[Channel, Submit]:
+    sms = YunMas(_account(settings, carrier_secret), line)
+
+    async def by_sms(message: Outgoing) -> Submission:
+        return await sms.submit(message.to, message.words.text)
+
+    if settings.wechat_secret is None:
+        return {Channel.SMS: by_sms}
+    account = WechatAccount(
+        base_url=settings.wechat_url,
+        app_id=settings.wechat_app_id,
+        secret=settings.wechat_secret.get_secret_value(),
+        timeout_s=settings.carrier_timeout_s,
+    )
+    wechat = Wechat(account, line, clock)
+
+    async def by_wechat(message: Outgoing) -> Submission:
+        words = message.words
+        return await wechat.submit(
+            message.to, TemplateMessage(words.template_id, words.fields, message.attempt.reference)
+        )
+
+    return {Channel.SMS: by_sms, Channel.WECHAT: by_wechat}
 
 
 def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:

@@ -1,20 +1,22 @@
 """What can be done with notices: try to send, record what came of it, end, and turn the brake."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
 import structlog
 
+from services.notify.bindings import end_bindings
 from services.notify.carriers import Accepted, ErrorClass, Receipt, Refused, Submission, Unknown
 from services.notify.domain import (
+    CORRECTION,
     LOOK,
-    REFERENCE_BYTES,
     TEXT,
     Attempt,
     AttemptState,
     Candidate,
+    Channel,
     Go,
     Hold,
     Notice,
@@ -25,10 +27,11 @@ from services.notify.domain import (
     changed,
     held_by_look,
     is_open,
-    make_reference,
+    notice_id,
 )
 from services.notify.fragments import TextTooLongError, fragments
-from services.notify.store import ADOPTABLE, Phone
+from services.notify.store import ADOPTABLE, Phone, Wrong
+from services.notify.words import REFERENCE_BYTES, SAMPLE_REFERENCE, Words, make_reference
 from services.notify.work import NotifyWork
 from shared.events.notify import (
     NoticeDelivered,
@@ -39,10 +42,14 @@ from shared.events.notify import (
 )
 from shared.storage.work import Cause
 
-CHANNEL: Final = "sms"
 PORTION: Final = 500
 STOPPING: Final = (ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.QUOTA_OR_BALANCE)
 """Refusals that every other message would meet too, until a person mends the account."""
+OURS: Final = frozenset({"late", "stopped", "stopping"})
+"""Why a submission was not begun by us; anything else that was not sent is the line's fault."""
+PATIENCE: Final = 2
+"""So many times a message waits for a WeChat that is busy or away; then it goes by SMS."""
+RECALLED: Final = "recalled"
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +70,14 @@ def _tell(work: NotifyWork, event: type[NoticeFacts], notice: Notice, **more: An
 
 
 def withdraw(work: NotifyWork, notice: Notice, reason: str) -> Notice:
-    """Ends an unsent notice because its lead ended; one under way is marked and ends with its attempt."""
-    if notice.trying:
+    """Ends what may still leave, because its lead ended.
+
+    What is under way, or with WeChat, is marked and ends with that: nothing more leaves.
+    """
+    if notice.trying or (notice.sendable and not notice.unsent and not notice.moving_on):
         return changed(notice, withdraw_reason=reason)
+    if notice.moving_on:
+        return _unreach(work, changed(notice, withdraw_reason=reason), "silent")
     _tell(work, NoticeWithdrawn, notice, reason=reason)
     return changed(
         notice,
@@ -76,9 +88,15 @@ def withdraw(work: NotifyWork, notice: Notice, reason: str) -> Notice:
     )
 
 
-def _hand_over(work: NotifyWork, notice: Notice, reference: str) -> Notice:
-    _tell(work, NoticeHandedOver, notice, channel=CHANNEL, reference=reference)
-    return changed(notice, state=NoticeState.HANDED_OVER, trying=None, handed_over_at=work.now)
+def _hand_over(work: NotifyWork, notice: Notice, attempt: Any) -> Notice:
+    _tell(work, NoticeHandedOver, notice, channel=attempt.channel, reference=attempt.reference)
+    return changed(
+        notice,
+        state=NoticeState.HANDED_OVER,
+        trying=None,
+        channel=Channel(attempt.channel),
+        handed_over_at=notice.handed_over_at or work.now,
+    )
 
 
 def _unreach(work: NotifyWork, notice: Notice, reason: str) -> Notice:
@@ -86,8 +104,8 @@ def _unreach(work: NotifyWork, notice: Notice, reason: str) -> Notice:
     return changed(notice, state=NoticeState.UNREACHED, trying=None, reason=reason, ended_at=work.now)
 
 
-def _deliver(work: NotifyWork, notice: Notice) -> Notice:
-    _tell(work, NoticeDelivered, notice, channel=CHANNEL)
+def _deliver(work: NotifyWork, notice: Notice, channel: str) -> Notice:
+    _tell(work, NoticeDelivered, notice, channel=channel)
     corrected = notice.state is NoticeState.UNREACHED
     return changed(
         notice,
@@ -99,12 +117,27 @@ def _deliver(work: NotifyWork, notice: Notice) -> Notice:
 
 
 def _return(work: NotifyWork, notice: Notice, **values: Any) -> Notice:
-    """Back to the queue after an attempt that provably reached nobody; or withdrawn, if its lead has ended."""
+    """Back to the queue after an attempt that provably reached nobody; or ended, if its lead has ended."""
     free = changed(notice, trying=None, **values)
     return withdraw(work, free, notice.withdraw_reason) if notice.withdraw_reason else free
 
 
+def _move_on(work: NotifyWork, notice: Notice) -> Notice:
+    """From WeChat to SMS, because nothing came of WeChat."""
+    return _return(work, notice, sms_only=True, look_again_at=work.now)
+
+
 # --------------------------------------------------------------------------- before the carrier
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """A message that is about to leave: to whom, in which words, and which notices it covers."""
+
+    attempt: Attempt
+    to: str = field(repr=False)
+    words: Words
+    covers: tuple[str, ...]
 
 
 def begin_attempts(
@@ -113,11 +146,12 @@ def begin_attempts(
     *,
     looked_at: datetime,
     looked_wall: datetime,
-) -> tuple[list[Attempt], bool]:
-    """Commits an attempt for every notice that may go; holds or ends the others.
+) -> tuple[list[Outgoing], bool]:
+    """Commits an attempt for every message that may go; holds or ends the notices that may not.
 
-    Returns the attempts to submit, and whether anything changed. A notice that changed since it was looked
-    at is left alone, and so is everything once the brake is off or the hours are over.
+    Notices that join in a message share its attempt. Returns the messages to submit, and whether anything
+    changed. A notice that changed since it was looked at is left alone, and so is everything once the brake
+    is off or the hours are over.
     """
     sending, calendar = work.store.sending(), work.store.calendar()
     if sending.state is SendingState.OFF or not is_open(work.now, calendar, work.rules.hours):
@@ -126,44 +160,65 @@ def begin_attempts(
     current = work.store.notices(candidate.notice.id for candidate, _ in looked)
     index = {c.mobile: work.tools.phones.of(c.mobile) for c, _ in looked if c.mobile}
     phones = work.store.phones(index.values(), work.now - work.rules.cap_days)
-    attempts: list[tuple[Attempt, str]] = []
     touched: list[Notice] = []
+    messages: dict[Any, list[Candidate]] = {}
     for candidate, answer in looked:
-        notice = current[candidate.notice.id]
-        if notice.version != candidate.notice.version:
+        notice, mobile_index = candidate.notice, index.get(candidate.mobile or "", "")
+        if current[notice.id].version != notice.version:
             continue
         if isinstance(answer, Hold):
             touched.append(held_by_look(notice, answer.reason, work.now, calendar, work.rules.hours))
-        elif not candidate.readable:
-            touched.append(_hold_for_text(notice, "contacts"))
         elif candidate.mobile is None:
-            touched.append(_unreach(work, notice, "no_contact"))
+            touched.append(_without_phone(work, candidate))
+        elif waiting := _waiting(work, notice, mobile_index, phones[mobile_index], sending):
+            touched.append(waiting)
         else:
-            mobile_index = index[candidate.mobile]
-            waiting = _waiting(work, notice, mobile_index, phones[mobile_index], sending)
-            if waiting is not None:
-                touched.append(waiting)
-            elif not phones[mobile_index].open and (left is None or left > len(attempts)):
-                try:
-                    attempt = _attempt(work, candidate, mobile_index, looked_at, looked_wall)
-                except (TextTooLongError, LookupError) as error:
-                    touched.append(_hold_for_text(notice, type(error).__name__))
-                    continue
-                phones[mobile_index].open = True
-                attempts.append((attempt, notice.id))
-                touched.append(
-                    changed(
-                        notice, trying=AttemptState.OPEN, held=_unlooked(notice), mobile_index=mobile_index
-                    )
-                )
+            messages.setdefault(candidate.message, []).append(candidate)
+    outgoing: list[Outgoing] = []
+    for members in messages.values():
+        mobile_index = index[members[0].mobile or ""]
+        # A second message to the same phone waits until the outcome of the first is known.
+        if phones[mobile_index].open or (left is not None and left <= len(outgoing)):
+            continue
+        if unsayable := _unsayable(work, members):
+            # The others of the message go with the next portion: what it says changes.
+            touched += unsayable
+            continue
+        phones[mobile_index].open = True
+        outgoing.append(_message(work, members, mobile_index, looked_at, looked_wall))
+        touched += [_begin(member.notice, mobile_index) for member in members]
     work.store.save_notices(touched, at=work.now)
     work.store.add_attempts(
         [
-            (attempt, work.tools.seal_mobile(attempt.reference, attempt.mobile), id_)
-            for attempt, id_ in attempts
+            (one.attempt, work.tools.seal_mobile(one.attempt.reference, one.attempt.mobile), one.covers)
+            for one in outgoing
         ]
     )
-    return [attempt for attempt, _ in attempts], bool(touched)
+    return outgoing, bool(touched)
+
+
+def _without_phone(work: NotifyWork, candidate: Candidate) -> Notice:
+    if not candidate.readable:
+        return _hold_for_text(candidate.notice, "contacts")
+    return _unreach(work, candidate.notice, "silent" if candidate.notice.moving_on else "no_contact")
+
+
+def put_aside(work: NotifyWork, waiting: Iterable[tuple[Notice, datetime]]) -> None:
+    """Lets notices wait until an instant, where nothing has changed them meanwhile."""
+    until = {notice.id: (notice, at) for notice, at in waiting}
+    current = work.store.notices(until)
+    work.store.save_notices(
+        [
+            changed(notice, look_again_at=at)
+            for id_, (notice, at) in until.items()
+            if current[id_].version == notice.version
+        ],
+        at=work.now,
+    )
+
+
+def _begin(notice: Notice, mobile_index: str) -> Notice:
+    return changed(notice, trying=AttemptState.OPEN, held=_unlooked(notice), mobile_index=mobile_index)
 
 
 def _hold_for_text(notice: Notice, why: str) -> Notice:
@@ -191,32 +246,65 @@ def _waiting(
     reason = reason or ("phone" if phone.unknown else None)
     if reason:
         return changed(notice, held=(reason,), mobile_index=mobile_index)
-    if len(phone.recent) >= work.rules.cap:
+    if len(phone.recent) >= work.rules.cap and not notice.is_correction:
         free_at = phone.recent[-work.rules.cap] + work.rules.cap_days
         return changed(notice, held=(), look_again_at=free_at, mobile_index=mobile_index)
     return None
 
 
-def _attempt(
-    work: NotifyWork, candidate: Candidate, mobile_index: str, looked_at: datetime, looked_wall: datetime
-) -> Attempt:
-    rules, notice = work.rules, candidate.notice
+def _write(work: NotifyWork, members: Sequence[Candidate], reference: str) -> Words:
+    """Raises TextTooLongError or LookupError for what can't be said."""
+    first, rules = members[0], work.rules
+    template = rules.templates[first.notice.wording]
+    write = template.write_sms if first.openid is None else template.write_wechat
+    return write([m.notice.subject for m in members], rules.issuer, reference, first.notice.corrects)
+
+
+def _unsayable(work: NotifyWork, members: Sequence[Candidate]) -> list[Notice]:
+    """Those notices that keep their message from being said, held for it; none when it can be said."""
+    if _fault(work, members) is None:
+        return []
+    faults = [(member.notice, _fault(work, [member])) for member in members]
+    # Where each could be said alone but not together, nobody can tell which one is too much.
+    guilty = [(notice, fault) for notice, fault in faults if fault] or [(n, "together") for n, _ in faults]
+    return [_hold_for_text(notice, fault) for notice, fault in guilty]
+
+
+def _fault(work: NotifyWork, members: Sequence[Candidate]) -> str | None:
+    try:
+        _write(work, members, SAMPLE_REFERENCE)
+    except (TextTooLongError, LookupError) as error:
+        return type(error).__name__
+    return None
+
+
+def _message(
+    work: NotifyWork,
+    members: Sequence[Candidate],
+    mobile_index: str,
+    looked_at: datetime,
+    looked_wall: datetime,
+) -> Outgoing:
+    first, rules = members[0], work.rules
     reference = make_reference(work.tools.random(REFERENCE_BYTES))
-    text = rules.templates[notice.rule, notice.stage].render(
-        notice.facts, office=rules.office, service_number=rules.service_number, reference=reference
-    )
-    return Attempt(
+    words = _write(work, members, reference)
+    sms = first.channel is Channel.SMS
+    attempt = Attempt(
         reference=reference,
-        account=rules.account,
-        mobile=candidate.mobile or "",
+        account=rules.account if sms else first.channel.value,
+        channel=first.channel,
+        mobile=first.mobile or "",
         mobile_index=mobile_index,
-        text=text,
-        fragments=fragments(rules.signature, text),
+        recipient_index=mobile_index if first.openid is None else work.tools.phones.of(first.openid),
+        text=words.text,
+        fragments=fragments(rules.signature, words.text) if sms else 0,
         state=AttemptState.OPEN,
         opened_at=work.now,
         looked_at=looked_at,
         looked_wall=looked_wall,
     )
+    covers = tuple(sorted(member.notice.id for member in members))
+    return Outgoing(attempt, first.openid or attempt.mobile, words, covers)
 
 
 # --------------------------------------------------------------------------- after the carrier
@@ -236,7 +324,8 @@ def record_outcomes(work: NotifyWork, outcomes: Iterable[tuple[str, Submission]]
         elif isinstance(outcome, Refused):
             _refuse(work, attempt, outcome)
         else:
-            _settle(work, attempt, AttemptState.RELEASED, outcome.why, _return)
+            again = _return if outcome.why in OURS or attempt.channel == Channel.SMS else _try_later
+            _settle(work, attempt, AttemptState.RELEASED, outcome.why, again)
 
 
 def give_up_open(work: NotifyWork) -> None:
@@ -245,18 +334,30 @@ def give_up_open(work: NotifyWork) -> None:
 
 
 def expire(work: NotifyWork) -> bool:
-    """Ends the waits that are over: accepted without receipt is silent, never learnt is unknown."""
+    """Ends the waits that are over.
+
+    An SMS without receipt is silent, a WeChat message is followed by an SMS, what was never learnt is unknown.
+    """
     expired = work.store.expired_attempts(work.now, PORTION)
     for attempt in expired:
         work.store.save_attempt(attempt.reference, expires_at=None, settled_at=attempt.settled_at or work.now)
-        silent = attempt.state == AttemptState.ACCEPTED
-        state = NoticeState.HANDED_OVER if silent else NoticeState.QUEUED
-        ending = [n for n in work.store.covered(attempt.reference) if n.state is state]
-        reason = "silent" if silent else "unknown"
-        work.store.save_notices([_unreach(work, notice, reason) for notice in ending], at=work.now)
-        if not silent:
+        covered = work.store.covered(attempt.reference)
+        if attempt.state == AttemptState.ACCEPTED:
+            ended = _came_to_nothing(work, attempt, covered, "silent")
+        else:
+            ended = [_unreach(work, notice, "unknown") for notice in covered if notice.trying]
+        work.store.save_notices(ended, at=work.now)
+        if attempt.state != AttemptState.ACCEPTED:
             _free_phone(work, attempt.mobile_index)
     return bool(expired)
+
+
+def _came_to_nothing(work: NotifyWork, attempt: Any, covered: Iterable[Notice], reason: str) -> list[Notice]:
+    """What becomes of the notices of an accepted message that reached nobody, or nobody knows of."""
+    waiting = [notice for notice in covered if notice.state is NoticeState.HANDED_OVER]
+    if attempt.channel == Channel.SMS:
+        return [_unreach(work, notice, reason) for notice in waiting]
+    return [_move_on(work, notice) for notice in waiting if not notice.sms_only]
 
 
 def _settle(
@@ -274,16 +375,19 @@ def _settle(
 
 
 def _accept(work: NotifyWork, attempt: Any, message_group: str) -> None:
+    silence = work.rules.silence if attempt.channel == Channel.SMS else work.rules.wechat_silence
     work.store.save_attempt(
         attempt.reference,
         state=AttemptState.ACCEPTED,
         message_group=message_group,
         settled_at=work.now,
-        expires_at=work.now + work.rules.silence,
+        expires_at=work.now + silence,
     )
-    covered = work.store.covered(attempt.reference)
-    moved = [_hand_over(work, notice, attempt.reference) for notice in covered if notice.trying]
+    moved = [_hand_over(work, n, attempt) for n in work.store.covered(attempt.reference) if n.trying]
     work.store.save_notices(moved, at=work.now)
+    # Recalled while it was under way: now that somebody has it, it has to be taken back.
+    recalled = [(n, attempt.reference) for n in moved if n.withdraw_reason == RECALLED]
+    _take_back(work, recalled, Cause("notify", "recall"))
 
 
 def _leave_unknown(work: NotifyWork, attempt: Any, why: str) -> None:
@@ -301,7 +405,9 @@ def _leave_unknown(work: NotifyWork, attempt: Any, why: str) -> None:
 
 
 def _refuse(work: NotifyWork, attempt: Any, refused: Refused) -> None:
-    if refused.error in STOPPING:
+    if attempt.channel == Channel.WECHAT:
+        _refuse_wechat(work, attempt, refused)
+    elif refused.error in STOPPING:
         _stop(work, refused)
         _settle(work, attempt, AttemptState.RELEASED, refused.code, _return)
     elif refused.permanent:
@@ -310,9 +416,22 @@ def _refuse(work: NotifyWork, attempt: Any, refused: Refused) -> None:
         _settle(work, attempt, AttemptState.REFUSED, refused.code, _try_later)
 
 
+def _refuse_wechat(work: NotifyWork, attempt: Any, refused: Refused) -> None:
+    """A definite no moves on to SMS at once; who can't be reached there is not written to there again."""
+    if refused.error in (ErrorClass.TRANSIENT, ErrorClass.RATE_LIMIT):
+        _settle(work, attempt, AttemptState.REFUSED, refused.code, _try_later)
+        return
+    _settle(work, attempt, AttemptState.REFUSED, refused.code, lambda w, n: _return(w, n, sms_only=True))
+    if refused.error in (ErrorClass.RECIPIENT_INVALID, ErrorClass.RECIPIENT_REFUSED):
+        end_bindings(work, attempt.recipient_index, refused.code, Cause("notify", "carrier"))
+
+
 def _try_later(work: NotifyWork, notice: Notice) -> Notice:
     at = again_at("", notice.setbacks, work.now, work.store.calendar(), work.rules.hours)
-    return _return(work, notice, look_again_at=at, setbacks=notice.setbacks + 1)
+    late = notice.setbacks >= PATIENCE
+    return _return(
+        work, notice, look_again_at=at, setbacks=notice.setbacks + 1, sms_only=notice.sms_only or late
+    )
 
 
 def _stop(work: NotifyWork, refused: Refused) -> None:
@@ -355,28 +474,28 @@ def take_report(work: NotifyWork, report: Report) -> list[str]:
 
 
 def _take_receipt(work: NotifyWork, account: str, receipt: Receipt) -> str:
-    mobile_index = work.tools.phones.of(receipt.mobile)
+    recipient_index = work.tools.phones.of(receipt.mobile)
     seq = work.store.add_receipt(
         account=account,
         message_group=receipt.message_group,
-        mobile_index=mobile_index,
+        mobile_index=recipient_index,
         delivered=receipt.delivered,
         code=receipt.code,
         reported_at=receipt.received_at,
         arrived_at=work.now,
     )
-    attempt = work.store.attempt_named(account, receipt.message_group, mobile_index)
+    attempt = work.store.attempt_named(account, receipt.message_group, recipient_index)
     if attempt is None:
-        attempt = _only_unknown(work, account, mobile_index)
+        attempt = _only_unknown(work, account, recipient_index)
         if attempt is None:
             return "unmatched"
         _adopt(work, attempt, receipt.message_group)
-    return _apply(work, attempt.reference, seq, delivered=receipt.delivered, code=receipt.code)
+    return _apply(work, attempt, seq, delivered=receipt.delivered, code=receipt.code)
 
 
-def _only_unknown(work: NotifyWork, account: str, mobile_index: str) -> Any:
+def _only_unknown(work: NotifyWork, account: str, recipient_index: str) -> Any:
     """The submission that a receipt with an unknown group must be about; None when it could be another one."""
-    undecided = work.store.undecided_attempts(account, mobile_index, work.now - ADOPTABLE)
+    undecided = work.store.undecided_attempts(account, recipient_index, work.now - ADOPTABLE)
     only = undecided[0] if len(undecided) == 1 else None
     return only if only is not None and only.state == AttemptState.UNKNOWN else None
 
@@ -388,31 +507,130 @@ def _adopt(work: NotifyWork, attempt: Any, message_group: str) -> None:
 
 def _apply_early(work: NotifyWork, attempt: Any, message_group: str | None) -> None:
     """Receipts that were here before the carrier's answer was recorded, or instead of it."""
-    early = work.store.early_receipts(attempt.account, attempt.mobile_index, attempt.opened_at, message_group)
+    early = work.store.early_receipts(
+        attempt.account, attempt.recipient_index, attempt.opened_at, message_group
+    )
     if message_group is None:
-        if not early or _only_unknown(work, attempt.account, attempt.mobile_index) is None:
+        if not early or _only_unknown(work, attempt.account, attempt.recipient_index) is None:
             return
         message_group = early[0].message_group
         _adopt(work, attempt, message_group)
     for receipt in early:
         if receipt.message_group == message_group:
-            _apply(work, attempt.reference, receipt.seq, delivered=receipt.delivered, code=receipt.code)
+            _apply(work, attempt, receipt.seq, delivered=receipt.delivered, code=receipt.code)
 
 
-def _apply(work: NotifyWork, reference: str, seq: int, *, delivered: bool, code: str) -> str:
-    work.store.match_receipt(seq, reference)
-    covered = work.store.covered(reference)
-    waiting = [n for n in covered if n.state is NoticeState.HANDED_OVER]
-    missed = [n for n in covered if n.state is NoticeState.UNREACHED] if delivered else []
-    if not waiting and not missed:
-        work.store.save_attempt(reference, expires_at=None)
-        return "repeated"
-    work.store.save_attempt(reference, expires_at=None, code=code)
+def _apply(work: NotifyWork, attempt: Any, seq: int, *, delivered: bool, code: str) -> str:
+    work.store.match_receipt(seq, attempt.reference)
+    covered = work.store.covered(attempt.reference)
     if delivered:
-        work.store.save_notices([_deliver(work, n) for n in (*waiting, *missed)], at=work.now)
-        return "corrected" if missed else "delivered"
-    work.store.save_notices([_unreach(work, n, "refused") for n in waiting], at=work.now)
-    return "failed"
+        # With an SMS under way or without: who got it by WeChat has it. A late one corrects what was given up.
+        reached = [n for n in covered if n.state in (NoticeState.HANDED_OVER, NoticeState.UNREACHED)]
+        moved = [_deliver(work, notice, attempt.channel) for notice in reached]
+        result = "corrected" if any(notice.corrected for notice in moved) else "delivered"
+    else:
+        moved, result = _came_to_nothing(work, attempt, covered, "refused"), "failed"
+    work.store.save_attempt(attempt.reference, expires_at=None, **({"code": code} if moved else {}))
+    work.store.save_notices(moved, at=work.now)
+    return result if moved else "repeated"
+
+
+# --------------------------------------------------------------------------- recall
+
+
+@dataclass(frozen=True)
+class Recall:
+    """Messages that should not be, and why."""
+
+    wrong: Wrong
+    reason: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Got:
+    """A party that has a wrong message, or may have it: which, by which channel, when it left."""
+
+    notice_id: str
+    uscc: str
+    unit_name: str
+    channel: str
+    reference: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What a recall did, and who got the wrong message.
+
+    Notices under way end with what is under way; if that arrives, it is corrected too.
+    """
+
+    withdrawn: int
+    under_way: int
+    corrections: int
+    got: tuple[Got, ...]
+
+
+def recall(work: NotifyWork, item: Recall) -> Recalled:
+    """Withdraws what is unsent, queues a correction to everybody who has the wrong message, and lists them."""
+    wrong, got = work.store.wrong(item.wrong), work.store.who_got(item.wrong)
+    ending = [(notice, withdraw(work, notice, RECALLED)) for notice in wrong if notice.sendable]
+    work.store.save_notices([after for _, after in ending], at=work.now)
+    last = {notice.id: (notice, row.attempt_reference) for notice, row in got}
+    result = Recalled(
+        withdrawn=sum(after.state is NoticeState.WITHDRAWN for _, after in ending),
+        under_way=sum(after.trying is not None for _, after in ending),
+        corrections=_take_back(work, list(last.values()), item.cause),
+        got=tuple(
+            Got(n.id, n.uscc, n.facts.unit_name, r.attempt_channel, r.attempt_reference, r.attempt_opened_at)
+            for n, r in got
+        ),
+    )
+    work.audit(
+        "notices.recalled",
+        work.rules.account,
+        cause=item.cause,
+        reason=item.reason,
+        references=list(item.wrong.references),
+        rule=item.wrong.rule,
+        stage=item.wrong.stage,
+        since=str(item.wrong.since) if item.wrong.since else None,
+        withdrawn=result.withdrawn,
+        corrections=result.corrections,
+        got=len(result.got),
+    )
+    return result
+
+
+def _take_back(work: NotifyWork, wrong: Iterable[tuple[Notice, str]], cause: Cause) -> int:
+    """Queues the correction of each notice that went out with a reference; returns how many are new."""
+    corrections = [
+        _correction(work, notice, reference, cause)
+        for notice, reference in wrong
+        if not notice.is_correction and (notice.rule, CORRECTION) in work.rules.templates
+    ]
+    return work.store.add_notices(corrections, at=work.now)
+
+
+def _correction(work: NotifyWork, wrong: Notice, reference: str, cause: Cause) -> Notice:
+    stage = f"{CORRECTION}:{wrong.stage}"
+    fresh = Notice(
+        id=notice_id(wrong.lead_id, wrong.episode, stage, wrong.recipient),
+        lead_id=wrong.lead_id,
+        rule=wrong.rule,
+        episode=wrong.episode,
+        stage=stage,
+        recipient=wrong.recipient,
+        uscc=wrong.uscc,
+        facts=wrong.facts,
+        town=wrong.town,
+        not_before=work.now,
+        created_at=work.now,
+        correlation=cause.correlation,
+        corrects=reference,
+    )
+    return changed(fresh)
 
 
 # --------------------------------------------------------------------------- the brake

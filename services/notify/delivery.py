@@ -1,24 +1,37 @@
-"""Hands due notices to the carrier: last look, attempts, submissions, outcomes; and ends what waits too long."""
+"""Hands due notices to the carriers: last look, attempts, submissions, outcomes; and ends what waits too long."""
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import chain, islice
 from typing import Final
 
 import sqlalchemy as sa
 import structlog
 
-from services.notify.carriers import Carrier, NotSent, Refused, Submission, Unknown
-from services.notify.commands import STOPPING, begin_attempts, expire, give_up_open, record_outcomes
+from services.notify.carriers import NotSent, Refused, Submission, Unknown
+from services.notify.commands import (
+    OURS,
+    STOPPING,
+    Outgoing,
+    begin_attempts,
+    expire,
+    give_up_open,
+    put_aside,
+    record_outcomes,
+)
 from services.notify.domain import (
-    Attempt,
     Candidate,
+    Channel,
     Go,
     Hold,
+    Notice,
     SendingState,
     next_opening,
+    next_slot,
     pick_mobile,
 )
 from services.notify.last_look import MOST, LastLook, NoAnswerError
@@ -36,16 +49,25 @@ LONGEST_PAUSE_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
 
-Begun = tuple[list[Attempt], bool]
+Looked = tuple[Candidate, Go | Hold]
+Begun = tuple[list[Outgoing], bool]
+Submit = Callable[[Outgoing], Awaitable[Submission]]
+"""Hands one message to a carrier. Never raises for what the network does."""
 
-_OURS: Final = frozenset({"late", "stopped", "stopping"})
-"""Why a submission was not begun by us; anything else that was not sent is the line's fault."""
+
+@dataclass(frozen=True)
+class Due:
+    """What delivery has to do now: notices that may go, and those whose phone waits for a slot, until when."""
+
+    ready: Sequence[Candidate] = ()
+    waiting: Sequence[tuple[Notice, datetime]] = ()
 
 
 class Delivery:
     """The duties of sending. One portion runs at a time; no transaction is open while the network is used.
 
-    `latest_s`: a submission begins within so many seconds (monotonic) of the beginning of its last look.
+    `channels` has SMS at least. `latest_s`: a submission begins within so many seconds (monotonic) of the
+    beginning of its last look.
     """
 
     def __init__(
@@ -53,7 +75,7 @@ class Delivery:
         core: Core[NotifyWork],
         tools: Tools,
         look: LastLook,
-        carrier: Carrier,
+        channels: Mapping[Channel, Submit],
         *,
         rate_per_s: float,
         latest_s: float,
@@ -61,7 +83,7 @@ class Delivery:
         self._core = core
         self._tools = tools
         self._look = look
-        self._carrier = carrier
+        self._channels = channels
         self._rate = rate_per_s
         self._latest_s = latest_s
         self._next_slot = -math.inf
@@ -69,7 +91,9 @@ class Delivery:
         self._resume_at = -math.inf
         self._stopping = False
         self._looks = core.metrics.counter("looks_total", "Answers of the last look, by notice", ["answer"])
-        self._submissions = core.metrics.counter("submissions_total", "Submissions, by outcome", ["outcome"])
+        self._submissions = core.metrics.counter(
+            "submissions_total", "Submissions, by channel and outcome", ["channel", "outcome"]
+        )
         self._stops = core.metrics.counter(
             "sending_stops_total", "Stops because the carrier refused the account"
         )
@@ -124,39 +148,37 @@ class Delivery:
             return True
         if core.clock.monotonic() < self._resume_at:
             return False
-        candidates = await core.read(self._candidates)
-        if not candidates:
-            return False
+        due = await core.read(self._due)
+        if due.waiting:
+            await core.run(partial(put_aside, waiting=due.waiting))
+        if not due.ready:
+            return bool(due.waiting)
         began, looked_at, looked_wall = core.clock.monotonic(), core.clock.now(), core.clock.wall()
         try:
-            answers = await self._look.look(candidates)
+            looked = await self._looked(due.ready)
         except NoAnswerError as error:
-            self._looks.labels("none").inc(len(candidates))
+            self._looks.labels("none").inc(len(due.ready))
             self._pause("last_look_failed", str(error))
             return False
-        looked = list(zip(candidates, answers, strict=True))
-        for answer in answers:
-            self._looks.labels(type(answer).__name__.lower()).inc()
         begin = partial(begin_attempts, looked_at=looked_at, looked_wall=looked_wall)
         return await self._hand_over_all(looked, begin, began)
 
     async def _hand_over_all(
-        self, looked: Sequence[tuple[Candidate, Go | Hold]], begin: Callable[..., Begun], began: float
+        self, looked: Sequence[Looked], begin: Callable[..., Begun], began: float
     ) -> bool:
         """Begins and submits slice by slice, as far as the look reaches; True when something moved on."""
         moved, size = False, max(1, math.ceil(self._rate * SLICE_S))
-        for start in range(0, len(looked), size):
+        for part in _slices(looked, size):
             if self._stopping or self._is_late(began):
                 break
-            attempts, changed = await self._core.run(
-                partial(begin, looked=looked[start : start + size]), urgent=True
-            )
-            outcomes = await self._submit_all(attempts, began)
-            unsent = {outcome.why for outcome in outcomes if isinstance(outcome, NotSent)}
-            if unsent - _OURS:
+            messages, changed = await self._core.run(partial(begin, looked=part), urgent=True)
+            outcomes = await self._submit_all(messages, began)
+            # A WeChat that is away waits by itself; SMS go on meanwhile.
+            if any(_is_down(outcome) for channel, outcome in outcomes if channel is Channel.SMS):
                 self._pause("carrier_unreachable", "not sent")
                 return False
-            moved |= changed and not (unsent == {"late"} and all(isinstance(o, NotSent) for o in outcomes))
+            late = [isinstance(outcome, NotSent) and outcome.why == "late" for _, outcome in outcomes]
+            moved |= changed and not (late and all(late))
         if moved:
             self._failures = 0
         elif self._is_late(began):
@@ -166,53 +188,117 @@ class Delivery:
     def _is_late(self, began: float) -> bool:
         return self._core.clock.monotonic() - began > self._latest_s
 
-    def _candidates(self, db: sa.Connection) -> list[Candidate]:
+    async def _looked(self, candidates: Sequence[Candidate]) -> list[Looked]:
+        """Each candidate with registry's answer. What takes back a wrong message goes in any case."""
+        asked = [candidate for candidate in candidates if not candidate.notice.is_correction]
+        answers = await self._look.look(asked) if asked else []
+        for answer in answers:
+            self._looks.labels(type(answer).__name__.lower()).inc()
+        told = {c.notice.id: answer for c, answer in zip(asked, answers, strict=True)}
+        return [(c, told.get(c.notice.id, Go())) for c in candidates]
+
+    def _due(self, db: sa.Connection) -> Due:
         now = self._core.clock.now()
-        due = self.next_delivery(db, now)
-        if due is None or due > now:
-            return []
+        at = self.next_delivery(db, now)
+        if at is None or at > now:
+            return Due()
         store = Store(db, self._tools.rules)
         limit = min(max(1, math.ceil(self._rate * PORTION_S)), MOST)
         left = store.left_today(now)
-        notices = store.due_notices(now, limit if left is None else min(limit, left))
+        first = store.due_notices(now, limit if left is None else min(limit, left))
+        return self._gather(store, first, now)
+
+    def _gather(self, store: Store, first: Sequence[Notice], now: datetime) -> Due:
+        """The notices with whatever else is due behind their phones, as whole messages, at most `MOST`."""
+        rules, of = self._tools.rules, self._tools.phones.of
+        found = {c.notice.id: c for c in self._candidates(store, first)}
+        shared = store.shared_phones({of(c.mobile) for c in found.values() if c.mobile})
+        others = [notice for notice in store.due_behind(shared, now) if notice.id not in found]
+        found |= {c.notice.id: c for c in self._candidates(store, others)}
+        calendar = store.calendar()
+        messages: dict[object, list[Candidate]] = {}
+        waiting = []
+        for candidate in found.values():
+            notice = candidate.notice
+            if not notice.is_correction and candidate.mobile and of(candidate.mobile) in shared:
+                slot = next_slot(notice.due_at or now, calendar, rules.hours, rules.slot)
+                if slot > now:
+                    waiting.append((notice, slot))
+                    continue
+            messages.setdefault(candidate.message, []).append(candidate)
+        return Due(_whole(messages.values()), waiting)
+
+    def _candidates(self, store: Store, notices: Sequence[Notice]) -> list[Candidate]:
+        tools = self._tools
         contacts = store.contacts(notice.uscc for notice in notices)
+        wrong = store.attempts(notice.corrects for notice in notices if notice.corrects)
         found = []
         for notice in notices:
             version, sealed = contacts.get(notice.uscc, (0, b""))
             try:
-                clear = self._tools.open_contacts(notice.uscc, sealed) if version else []
+                if notice.corrects:
+                    row = wrong[notice.corrects]
+                    mobile: str | None = tools.open_mobile(row.reference, row.mobile)
+                else:
+                    clear = tools.open_contacts(notice.uscc, sealed) if version else []
+                    mobile = pick_mobile(clear, tools.rules.contact_order)
             except (CannotOpenError, ValueError):
                 found.append(Candidate(notice, None, version, readable=False))
-                continue
-            found.append(Candidate(notice, pick_mobile(clear), version))
-        return found
+            else:
+                found.append(Candidate(notice, mobile, version))
+        return self._with_followers(store, found) if Channel.WECHAT in self._channels else found
+
+    def _with_followers(self, store: Store, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Names the follower where a notice may go by WeChat."""
+        tools = self._tools
+        index = {
+            c.notice.id: tools.phones.of(c.mobile)
+            for c in candidates
+            if c.mobile and not c.notice.sms_only and tools.rules.by_wechat(c.notice)
+        }
+        openids = {}
+        for mobile_index, sealed in store.followers(index.values()).items():
+            try:
+                openids[mobile_index] = tools.open_openid(mobile_index, sealed)
+            except CannotOpenError:
+                log.warning(
+                    "binding_unreadable", service=self._core.name, fix="goes by SMS until bound again"
+                )
+        return [replace(c, openid=openids.get(index.get(c.notice.id, ""))) for c in candidates]
 
     # -- the carrier ---------------------------------------------------------------------------------
 
-    async def _submit_all(self, attempts: Sequence[Attempt], began: float) -> list[Submission]:
+    async def _submit_all(
+        self, messages: Sequence[Outgoing], began: float
+    ) -> list[tuple[Channel, Submission]]:
         """Submits at the carrier's rate and records outcomes as they come."""
-        pending = {asyncio.ensure_future(self._submit(attempt, began)) for attempt in attempts}
-        recorded: list[Submission] = []
+        pending = {asyncio.ensure_future(self._submit(message, began)) for message in messages}
+        recorded: list[tuple[Channel, Submission]] = []
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                outcomes = [task.result() for task in done]
+                told = [task.result() for task in done]
+                outcomes = [(message.attempt.reference, outcome) for message, outcome in told]
                 await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
-                for _, outcome in outcomes:
-                    self._count(outcome)
-                    recorded.append(outcome)
+                for message, outcome in told:
+                    self._count(message.attempt.channel, outcome)
+                    recorded.append((message.attempt.channel, outcome))
         finally:
             if pending:  # recording failed: the next portion must not overlap this one
                 await asyncio.wait(pending)
         return recorded
 
-    def _count(self, outcome: Submission) -> None:
-        self._submissions.labels(type(outcome).__name__.lower()).inc()
+    def _count(self, channel: Channel, outcome: Submission) -> None:
+        self._submissions.labels(channel, type(outcome).__name__.lower()).inc()
         if isinstance(outcome, Refused) and outcome.error in STOPPING:
-            self._stops.inc()
-            log.error("sending_stopped", service=self._core.name, code=outcome.code, fix=outcome.text)
+            # A WeChat account that refuses everything sends everybody to SMS: a person has to see that too.
+            stops = channel is Channel.SMS
+            if stops:
+                self._stops.inc()
+            event = "sending_stopped" if stops else "wechat_refused"
+            log.error(event, service=self._core.name, code=outcome.code, fix=outcome.text)
 
-    async def _submit(self, attempt: Attempt, began: float) -> tuple[str, Submission]:
+    async def _submit(self, message: Outgoing, began: float) -> tuple[Outgoing, Submission]:
         clock = self._core.clock
         slot = max(self._next_slot, clock.monotonic())
         self._next_slot = slot + 1 / self._rate
@@ -220,20 +306,21 @@ class Delivery:
             await asyncio.sleep(slot - clock.monotonic())
             # The brake is looked at each time, so that a stop acts within a second whatever is under way.
             sending = await self._core.read(lambda db: Store(db, self._tools.rules).sending())
-            outcome = await self._hand_over(attempt, began, admitted=sending.admits(attempt.mobile_index))
+            admitted = sending.admits(message.attempt.mobile_index)
+            outcome = await self._hand_over(message, began, admitted=admitted)
         except Exception as error:  # noqa: BLE001 - whatever happened, the outcome has to be recorded
             log.warning("submission_failed", service=self._core.name, error=type(error).__name__)
             outcome = Unknown(type(error).__name__)
-        return attempt.reference, outcome
+        return message, outcome
 
-    async def _hand_over(self, attempt: Attempt, began: float, *, admitted: bool) -> Submission:
+    async def _hand_over(self, message: Outgoing, began: float, *, admitted: bool) -> Submission:
         if self._stopping:
             return NotSent("stopping")
         if not admitted:
             return NotSent("stopped")
         if self._is_late(began):
             return NotSent("late")
-        return await self._carrier.submit(attempt.mobile, attempt.text)
+        return await self._channels[message.attempt.channel](message)
 
     def _pause(self, what: str, why: str) -> None:
         """Waits longer, by wall time, each time that a neighbour fails."""
@@ -241,3 +328,27 @@ class Delivery:
         self._failures += 1
         self._resume_at = self._core.clock.monotonic() + pause
         log.warning(what, service=self._core.name, why=why, pause_s=pause)
+
+
+def _is_down(outcome: Submission) -> bool:
+    return isinstance(outcome, NotSent) and outcome.why not in OURS
+
+
+def _slices(looked: Sequence[Looked], size: int) -> Iterator[list[Looked]]:
+    """So many messages at a time, each whole."""
+    messages: dict[object, list[Looked]] = {}
+    for candidate, answer in looked:
+        messages.setdefault(candidate.message, []).append((candidate, answer))
+    whole = iter(messages.values())
+    while part := list(chain.from_iterable(islice(whole, size))):
+        yield part
+
+
+def _whole(messages: Iterable[Sequence[Candidate]]) -> list[Candidate]:
+    """As many whole messages as one look may ask about; of one that is longer, as much as fits."""
+    ready: list[Candidate] = []
+    for members in messages:
+        if ready and len(ready) + len(members) > MOST:
+            break
+        ready += members[:MOST]
+    return ready

@@ -1,13 +1,13 @@
-"""Notices, when they may leave, and what they say. Pure: time, calendar and randomness are arguments."""
+"""Notices, when and by which channel they may leave. Pure: time and calendar are arguments."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from enum import StrEnum
-from string import Formatter
 from typing import Any, Final
 from uuid import UUID, uuid5
 
+from services.notify.words import Issuer, Subject, Template
 from shared.calendar import Calendar
 from shared.clock import ZONE, start_of, today
 from shared.identifiers import check_mobile
@@ -62,6 +62,19 @@ def next_opening(now: datetime, calendar: Calendar, hours: Hours) -> datetime:
     raise ValueError("the sending hours never open; mend sending.toml")
 
 
+def next_slot(at: datetime, calendar: Calendar, hours: Hours, length: timedelta) -> datetime:
+    """The first slot from an instant on: an opening, or a whole number of `length` after the day's first hour.
+
+    A phone that serves several units gets messages at slots alone, so that they join.
+    """
+    opening = next_opening(at, calendar, hours)
+    if opening != at:
+        return opening
+    first = datetime.combine(today(at), hours.opens, ZONE)
+    slot = first - (first - at) // length * length
+    return next_opening(slot, calendar, hours)
+
+
 # --------------------------------------------------------------------------- notices
 
 _NAMESPACE: Final = UUID("6a3c9d4e-0f0b-5a57-9d7a-3c1f5b1a7e21")
@@ -86,6 +99,17 @@ class NoticeState(StrEnum):
 
 
 UNSENT: Final = (NoticeState.QUEUED, NoticeState.HELD)
+
+
+class Channel(StrEnum):
+    """A way to a person. WeChat comes first where the phone is bound to a follower; an SMS is always the last."""
+
+    WECHAT = "wechat"
+    SMS = "sms"
+
+
+CORRECTION: Final = "correction"
+"""Begins the stages that take back a wrong message. `correction:reminder` takes back what was recalled."""
 
 
 class AttemptState(StrEnum):
@@ -119,6 +143,8 @@ class Notice:
     None while only an event can move it. `setbacks` counts holds and refusals since the last event.
     `version` grows with every change, so that what was looked at can be told from what is there now.
     `town` is the unit's today and says who may see the notice; the facts are those it is sent with.
+    `channel` is what took it last; `sms_only` says that WeChat is through with. `corrects` is the reference
+    of the wrong message that it takes back.
     """
 
     id: str
@@ -146,11 +172,39 @@ class Notice:
     handed_over_at: datetime | None = None
     ended_at: datetime | None = None
     town: str | None = None
+    channel: Channel | None = None
+    sms_only: bool = False
+    corrects: str | None = None
 
     @property
     def unsent(self) -> bool:
-        """Whether it still may leave or be withdrawn."""
+        """Whether nothing of it has left yet."""
         return self.state in UNSENT
+
+    @property
+    def sendable(self) -> bool:
+        """Whether something may still leave: it is unsent, or WeChat alone has it and an SMS may follow."""
+        return self.unsent or (self.state is NoticeState.HANDED_OVER and self.channel is Channel.WECHAT)
+
+    @property
+    def moving_on(self) -> bool:
+        """Whether WeChat took it, nothing came of that, and the SMS is next."""
+        return self.sendable and not self.unsent and self.sms_only
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether it takes back a wrong message; then registry need not be asked whether it may go."""
+        return self.stage.startswith(CORRECTION)
+
+    @property
+    def wording(self) -> tuple[str, str]:
+        """Rule and stage whose words it has."""
+        return self.rule, self.stage.partition(":")[0]
+
+    @property
+    def subject(self) -> Subject:
+        """What its message says about the unit."""
+        return Subject(self.facts.unit_name, self.facts.established_on, self.facts.deadline)
 
 
 def notice_id(lead_id: str, episode: int, stage: str, recipient: str) -> str:
@@ -161,22 +215,27 @@ def notice_id(lead_id: str, episode: int, stage: str, recipient: str) -> str:
 def changed(notice: Notice, **values: Any) -> Notice:
     """The notice with new values; its place in the queue follows from them."""
     new = replace(notice, **values, version=notice.version + 1)
-    if not new.unsent:
+    if not new.sendable:
         return replace(new, held=(), due_at=None, look_again_at=None)
-    if new.trying:
-        return replace(new, state=NoticeState.QUEUED, due_at=None)
     blocked = any(not reason.startswith(LOOK) for reason in new.held)
-    due_at = None if blocked else max(new.not_before, new.look_again_at or new.not_before)
-    return replace(new, state=NoticeState.HELD if new.held else NoticeState.QUEUED, due_at=due_at)
+    idle = blocked or new.trying or not (new.unsent or new.moving_on)
+    due_at = None if idle else max(new.not_before, new.look_again_at or new.not_before)
+    if not new.unsent:
+        return replace(new, due_at=due_at)
+    held = new.held and not new.trying
+    return replace(new, state=NoticeState.HELD if held else NoticeState.QUEUED, due_at=due_at)
 
 
 def after_event(
-    notice: Notice, *, add: Iterable[str] = (), drop: Iterable[str] = (), **values: Any
+    notice: Notice, now: datetime, *, add: Iterable[str] = (), drop: Iterable[str] = (), **values: Any
 ) -> Notice:
-    """The notice after an event: holds come and go, and what the last look found is worth nothing any more."""
+    """The notice after an event: holds come and go, and what the last look found is worth nothing any more.
+
+    It is due from now on, not from long ago, so that a phone that serves several units gets it with others.
+    """
     kept = {reason for reason in notice.held if not reason.startswith(LOOK)}
     held = tuple(sorted((kept | set(add)) - set(drop)))
-    return changed(notice, held=held, look_again_at=None, setbacks=0, **values)
+    return changed(notice, held=held, look_again_at=now, setbacks=0, **values)
 
 
 def lead_reasons(held: Iterable[str]) -> set[str]:
@@ -228,13 +287,27 @@ class Hold:
 class Candidate:
     """A notice that is due, the phone it would go to (None: no usable one), and which contacts say so.
 
-    `readable` is false where the contacts can't be opened: nobody knows whether there is a phone.
+    `openid` names the follower that the phone is bound to, where the notice may go by WeChat. `readable` is
+    false where the contacts can't be opened: nobody knows whether there is a phone.
     """
 
     notice: Notice
     mobile: str | None = field(repr=False)
     contact_version: int
+    openid: str | None = field(default=None, repr=False)
     readable: bool = True
+
+    @property
+    def channel(self) -> Channel:
+        """By which channel it would go now."""
+        return Channel.SMS if self.openid is None else Channel.WECHAT
+
+    @property
+    def message(self) -> tuple[object, ...]:
+        """What is equal for notices that join in one message."""
+        if self.mobile is None:
+            return (self.notice.id,)
+        return self.mobile, self.channel, self.notice.wording, self.notice.corrects
 
 
 class SendingState(StrEnum):
@@ -264,12 +337,17 @@ class Sending:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One submission to a carrier and the notices it covers. Its reference is printed in the message."""
+    """One submission to a carrier and the notices it covers. Its reference is printed in the message.
+
+    `recipient_index` finds what the carrier knows the recipient by: the number, or the follower's openid.
+    """
 
     reference: str
     account: str
+    channel: Channel
     mobile: str = field(repr=False)
     mobile_index: str
+    recipient_index: str
     text: str
     fragments: int
     state: AttemptState
@@ -282,87 +360,47 @@ class Attempt:
     expires_at: datetime | None = None
 
 
-# --------------------------------------------------------------------------- contacts and texts
-
-_ROLES: Final = ("hr", "contact", "legal_representative", "finance", "agent")
-"""Whom at an employer to write to, best first."""
+# --------------------------------------------------------------------------- contacts and the city's rules
 
 
-def pick_mobile(contacts: Iterable[Mapping[str, Any]]) -> str | None:
-    """The mobile number to write to, 11 digits; None when no contact has a usable one."""
+def pick_mobile(contacts: Iterable[Mapping[str, Any]], order: Sequence[str]) -> str | None:
+    """The mobile number to write to, 11 digits; None when no contact has a usable one.
+
+    `order` lists roles, best first; a role that is not in it comes last.
+    """
     found: dict[str, str] = {}
     for contact in contacts:
         check = check_mobile(str(contact.get("mobile") or ""))
         if check.problem is None:
             found.setdefault(str(contact.get("role")), check.value)
-    known = [found[role] for role in _ROLES if role in found]
+    known = [found[role] for role in order if role in found]
     return next(iter((*known, *found.values())), None)
-
-
-# No 0 O 1 I: people read it out on the phone.
-_ALPHABET: Final = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
-REFERENCE_BYTES: Final = 6
-
-
-def make_reference(random: bytes) -> str:
-    """A reference number of 9 characters (45 bits) from 6 random bytes."""
-    value = int.from_bytes(random)
-    return "".join(_ALPHABET[value >> 5 * place & 31] for place in range(9))
-
-
-MANDATORY: Final = frozenset({"unit", "established_on", "deadline", "office", "service_number", "reference"})
-"""Variables that every text must hold."""
-
-
-class TextError(ValueError):
-    """A template lacks something that the law or the design asks for; mend texts.toml."""
-
-
-@dataclass(frozen=True)
-class Template:
-    """The words of one stage of a rule. Raises TextError for a missing or an unknown variable, a missing word."""
-
-    text: str
-    words: Sequence[str]
-
-    def __post_init__(self) -> None:
-        holds = {name for _, name, _, _ in Formatter().parse(self.text) if name is not None}
-        if missing := sorted(MANDATORY - holds):
-            raise TextError(f"the text lacks the variable {', '.join(missing)}")
-        if unknown := sorted(holds - MANDATORY):
-            raise TextError(f"the text has an unknown variable {', '.join(unknown)}")
-        if lacking := [word for word in self.words if word not in self.text]:
-            raise TextError(f"the text lacks the word {', '.join(lacking)}")
-
-    def render(self, facts: Facts, *, office: str, service_number: str, reference: str) -> str:
-        """The message, without the signature that the carrier puts before it."""
-        return self.text.format(
-            unit=facts.unit_name,
-            established_on=_written(facts.established_on),
-            deadline=_written(facts.deadline),
-            office=office,
-            service_number=service_number,
-            reference=reference,
-        )
-
-
-def _written(day: date) -> str:
-    return f"{day.year}年{day.month}月{day.day}日"
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What the city decides: hours, caps, waits, words. `calendar` holds the years of the city pack."""
+    """What the city decides: hours, caps, waits, words. `calendar` holds the years of the city pack.
+
+    `slot` is how often a phone that serves several units may get a message; `silence` and `wechat_silence`
+    are the longest waits for a receipt, by channel.
+    """
 
     hours: Hours
     calendar: Calendar
     cap: int
     cap_days: timedelta
+    slot: timedelta
     silence: timedelta
+    wechat_silence: timedelta
     unknown: timedelta
-    office: str
-    service_number: str
+    contact_order: Sequence[str]
+    issuer: Issuer
     signature: str
     templates: Mapping[tuple[str, str], Template]
     account: str
     sending: Sending
+
+    def by_wechat(self, notice: Notice) -> bool:
+        """Whether there are words of WeChat for a notice."""
+        template = self.templates.get(notice.wording)
+        return template is not None and template.wechat is not None

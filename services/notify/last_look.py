@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import httpx
+import structlog
 
 from services.notify.domain import Candidate, Go, Hold
 from shared.auth import TokenSource
@@ -14,6 +15,10 @@ from shared.clock import Clock
 
 MOST = 1_000
 """Items that registry takes in one look."""
+REFUSED_QUESTION = "question_refused"
+"""Why a notice waits whose question registry refused (422): the contracts of the two differ."""
+
+log = structlog.get_logger(__name__)
 
 
 class NoAnswerError(Exception):
@@ -42,15 +47,17 @@ class RegistryLastLook:
 
     async def look(self, candidates: Sequence[Candidate]) -> list[Go | Hold]:
         """See LastLook."""
-        asked_at = self.clock.now()
-        body = {"items": [_question(candidate) for candidate in candidates]}
         try:
             async with asyncio.timeout(self.timeout_s):
-                answer = await self._ask(body, await self.tokens.token())
-                if answer.status_code == httpx.codes.UNAUTHORIZED:
-                    answer = await self._ask(body, await self.tokens.renew())
+                return await self._look(candidates)
         except (httpx.HTTPError, TimeoutError, OSError) as error:
             raise NoAnswerError(type(error).__name__) from error
+
+    async def _look(self, candidates: Sequence[Candidate]) -> list[Go | Hold]:
+        asked_at = self.clock.now()
+        answer = await self._ask({"items": [_question(candidate) for candidate in candidates]})
+        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+            return await self._without_the_refused(candidates)
         if answer.status_code != httpx.codes.OK:
             raise NoAnswerError(f"status {answer.status_code}")
         try:
@@ -63,7 +70,21 @@ class RegistryLastLook:
             raise NoAnswerError("the answer is too old")
         return answers
 
-    async def _ask(self, body: dict[str, Any], token: str) -> httpx.Response:
+    async def _without_the_refused(self, candidates: Sequence[Candidate]) -> list[Go | Hold]:
+        """Asks in halves: a question that registry can't read holds its own notice and no other."""
+        if len(candidates) == 1:
+            log.warning("look_refused", notice=candidates[0].notice.id)
+            return [Hold(REFUSED_QUESTION)]
+        half = len(candidates) // 2
+        return await self._look(candidates[:half]) + await self._look(candidates[half:])
+
+    async def _ask(self, body: dict[str, Any]) -> httpx.Response:
+        answer = await self._post(body, await self.tokens.token())
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            answer = await self._post(body, await self.tokens.renew())
+        return answer
+
+    async def _post(self, body: dict[str, Any], token: str) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"}
         return await self.client.post("/v1/last-look", json=body, headers=headers)
 

@@ -1,12 +1,12 @@
 """The HTTP contract of notify."""
 
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
-from services.notify.domain import AttemptState, NoticeState, SendingState
-from shared.http import Body, Choice, Listing, Many, Whole, refuse
+from services.notify.domain import AttemptState, Channel, NoticeState, SendingState
+from shared.http import Body, Choice, Listing, Many, Moment, Text, Whole, refuse
 from shared.identifiers import check_mobile
 
 
@@ -40,6 +40,71 @@ class SendingOut(BaseModel):
     changed_by: str | None
 
 
+class BindingIn(Body):
+    """A phone and the follower of the official account that it belongs to.
+
+    `source` says how the owner of the phone was made sure of, like `sms_code`.
+    """
+
+    mobile: Mobile
+    openid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,64}$")]
+    source: Annotated[str, Text(64)]
+
+
+class BindingOut(BaseModel):
+    """The binding of now."""
+
+    bound_at: datetime
+
+
+class RecallIn(Body):
+    """Which messages were wrong, and why: by their references, or one stage of a rule since an instant."""
+
+    references: Annotated[Many[Annotated[str, Text(16)]], Field(min_length=1, max_length=1000)] | None = None
+    rule: Annotated[str, Text(8)] | None = None
+    stage: Annotated[str, Text(32)] | None = None
+    since: Moment | None = None
+    reason: Annotated[str, Text(200)]
+
+    @model_validator(mode="after")
+    def _one_way_to_name_them(self) -> Self:
+        filters = (self.rule, self.stage, self.since)
+        by_filter, named = all(f is not None for f in filters), self.references is not None
+        if named == by_filter or (named and any(f is not None for f in filters)):
+            raise refuse(
+                "one_of",
+                zh="须给出 references，或同时给出 rule、stage、since，二者只取其一",
+                en="give either references, or rule, stage and since together",
+            )
+        return self
+
+
+class GotOut(BaseModel):
+    """A party that has the wrong message, or may have it, and when it left."""
+
+    notice_id: str
+    uscc: str
+    unit_name: str
+    channel: Channel
+    reference: str
+    at: datetime
+
+
+class RecallOut(BaseModel):
+    """What the recall did. Notices under way end with what is under way; corrections leave like any message."""
+
+    withdrawn: int
+    under_way: int
+    corrections: int
+    got: list[GotOut]
+
+
+class VerifyOut(BaseModel):
+    """Whether we sent this message about this unit; nothing else is said."""
+
+    genuine: bool
+
+
 class NoticeRow(BaseModel):
     """A notice in a list.
 
@@ -59,6 +124,7 @@ class NoticeRow(BaseModel):
     held: list[str]
     reason: str | None
     corrected: bool
+    channel: Channel | None
     created_at: datetime
     not_before: datetime
     due_at: datetime | None
@@ -71,7 +137,7 @@ class AttemptOut(BaseModel):
     """One submission to a carrier; the number is masked."""
 
     reference: str
-    channel: str
+    channel: Channel
     state: AttemptState
     mobile: str
     text: str

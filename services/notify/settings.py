@@ -1,6 +1,7 @@
 """What notify is told from outside: its settings, and the city's rules for messages."""
 
 import re
+from collections.abc import Mapping
 from datetime import date, time, timedelta
 from pathlib import Path
 from typing import Literal, Self
@@ -8,9 +9,13 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from services.notify.carriers.wechat import fault_of_field
+from services.notify.carriers.wechat_crypt import CallbackKeys
 from services.notify.carriers.yunmas import CONNECT_SHARE
-from services.notify.domain import Facts, Hours, Rules, Sending, SendingState, Template, TextError
-from services.notify.fragments import TextTooLongError, fragments
+from services.notify.domain import CORRECTION, Hours, Rules, Sending, SendingState
+from services.notify.fragments import TextTooLongError
+from services.notify.words import Field as WechatField
+from services.notify.words import Issuer, Subject, Template, TextError, WechatTemplate
 from shared.calendar import load_calendar
 from shared.documents import Document, DocumentError, read_toml
 from shared.settings import ServiceSettings
@@ -49,6 +54,22 @@ class NotifySettings(ServiceSettings):
     receipts_secret: SecretStr | None = Field(
         None, min_length=16, description="Last part of the receipts' address; must be set"
     )
+    wechat_url: str = Field(
+        "http://127.0.0.1:8000/sandbox/wechat", description="Address of WeChat, before /cgi-bin"
+    )
+    wechat_app_id: str = Field("wx0123456789abcdef", description="AppID of the official account")
+    wechat_secret: SecretStr | None = Field(
+        None, description="AppSecret of the official account; without it everything goes by SMS"
+    )
+    wechat_token: SecretStr | None = Field(
+        None, description="Token of the account's callback; must be set with AppSecret"
+    )
+    wechat_aes_key: SecretStr | None = Field(
+        None, description="EncodingAESKey of the account's callback; must be set with AppSecret"
+    )
+    verify_per_s: float = Field(
+        2.0, gt=0, description="Questions whether a message is genuine, a second and address"
+    )
     rate_per_s: float = Field(100.0, ge=1, description="Messages a second that the carrier takes")
 
     @property
@@ -66,10 +87,30 @@ class NotifySettings(ServiceSettings):
         return self
 
 
+def callback_keys(settings: NotifySettings) -> CallbackKeys | None:
+    """What the official account's callback is checked with; None without an account.
+
+    Raises ValueError where a setting of the account is missing or is not of its form.
+    """
+    if settings.wechat_secret is None:
+        return None
+    if settings.wechat_token is None or settings.wechat_aes_key is None:
+        raise ValueError(
+            "set YINGBAO_NOTIFY_WECHAT_TOKEN and YINGBAO_NOTIFY_WECHAT_AES_KEY as on the official account's "
+            "settings page, or leave YINGBAO_NOTIFY_WECHAT_SECRET out to send by SMS alone"
+        )
+    return CallbackKeys.read(
+        settings.wechat_app_id,
+        settings.wechat_token.get_secret_value(),
+        settings.wechat_aes_key.get_secret_value(),
+    )
+
+
 def read_rules(settings: NotifySettings, pack: Path) -> Rules:
     """The rules of a city pack. Raises DocumentError where a file or a text lacks something."""
     sending, texts = read_toml(pack / "sending.toml"), read_toml(pack / "texts.toml")
     sandbox = settings.carrier == "sandbox"
+    issuer = Issuer(texts.need("issuer.office", str), texts.need("issuer.service_number", str))
     return Rules(
         hours=Hours(
             opens=sending.need("hours.opens", time),
@@ -81,13 +122,15 @@ def read_rules(settings: NotifySettings, pack: Path) -> Rules:
         calendar=load_calendar(pack),
         cap=sending.need("cap.per_recipient", int),
         cap_days=timedelta(days=sending.need("cap.days", int)),
+        slot=timedelta(minutes=sending.need("slots.minutes", int)),
         silence=timedelta(hours=sending.need("waits.silence_hours", int)),
+        wechat_silence=timedelta(hours=sending.need("waits.wechat_silence_hours", int)),
         unknown=timedelta(hours=sending.need("waits.unknown_hours", int)),
-        office=texts.need("issuer.office", str),
-        service_number=texts.need("issuer.service_number", str),
+        contact_order=sending.texts("contacts.order"),
+        issuer=issuer,
         signature=texts.need("issuer.signature", str),
         templates={
-            (rule, stage): _template(texts.part(f"{rule}.{stage}"), texts)
+            (rule, stage): _template(texts.part(f"{rule}.{stage}"), issuer, correction=stage == CORRECTION)
             for rule in texts.data
             if re.fullmatch(r"R\d\d", rule)
             for stage in texts.part(rule).data
@@ -97,17 +140,33 @@ def read_rules(settings: NotifySettings, pack: Path) -> Rules:
     )
 
 
-def _template(part: Document, texts: Document) -> Template:
+def _template(part: Document, issuer: Issuer, *, correction: bool) -> Template:
+    """The words of a stage, tried out with names of the greatest length."""
     try:
-        template = Template(part.need("sms", str), part.texts("words"))
-        day = date(2026, 12, 31)  # no day is written longer
-        longest = template.render(
-            Facts("名" * LONGEST_NAME, "", None, day, day, {}, 0),
-            office=texts.need("issuer.office", str),
-            service_number=texts.need("issuer.service_number", str),
-            reference="2" * 9,
+        template = Template(
+            part.need("sms", str), part.need("group", str), part.texts("words"), _wechat(part), correction
         )
-        fragments(texts.need("issuer.signature", str), longest)
+        for count in (1, 2):
+            subjects = [Subject("名" * LONGEST_NAME, date(2026, 12, 31), date(2026, 12, 31))] * count
+            template.write_sms(subjects, issuer, "2" * 9, "2" * 9)
+            if template.wechat:
+                _check_fields(template.write_wechat(subjects, issuer, "2" * 9).fields)
     except (TextError, TextTooLongError) as error:
-        raise DocumentError(f"{part.file}: {part.at}.sms: {error}") from error
+        raise DocumentError(f"{part.file}: {part.at}: {error}") from error
     return template
+
+
+def _wechat(part: Document) -> WechatTemplate | None:
+    if "wechat" not in part.data:
+        return None
+    fields = [
+        WechatField(one.need("name", str), one.need("label", str), one.need("value", str))
+        for one in part.parts("wechat.fields")
+    ]
+    return WechatTemplate(part.need("wechat.template_id", str), fields)
+
+
+def _check_fields(fields: Mapping[str, str]) -> None:
+    for name, value in fields.items():
+        if fault := fault_of_field(name, value):
+            raise TextError(f"WeChat would refuse {fault}")

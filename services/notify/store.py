@@ -8,10 +8,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from services.notify.domain import (
+    CORRECTION,
     TEXT,
     UNSENT,
     Attempt,
     AttemptState,
+    Channel,
     Facts,
     Notice,
     NoticeState,
@@ -23,6 +25,7 @@ from services.notify.tables import (
     PLUMBING,
     attempt,
     attempt_notice,
+    binding,
     calendar_year,
     notice,
     receipt,
@@ -33,10 +36,22 @@ from shared.calendar import Calendar, Year
 from shared.clock import start_of, today
 from shared.storage.database import insert_new, upsert
 
-_KEY: Final = ("lead_id", "rule", "episode", "stage", "recipient", "uscc", "created_at", "correlation")
+_KEY: Final = (
+    "lead_id",
+    "rule",
+    "episode",
+    "stage",
+    "recipient",
+    "uscc",
+    "created_at",
+    "correlation",
+    "corrects",
+)
 _MUTABLE: Final = tuple(column.name for column in notice.c if column.name not in ("id", *_KEY))
 ADOPTABLE: Final = timedelta(days=7)
 """A receipt is about a submission of unknown outcome that is at most so old."""
+_LEFT: Final = (AttemptState.ACCEPTED, AttemptState.UNKNOWN)
+"""States of an attempt whose message somebody got, or may have got."""
 
 
 @dataclass
@@ -57,9 +72,9 @@ class Store:
 
     # -- notices -----------------------------------------------------------------------------------
 
-    def add_notices(self, notices: Sequence[Notice], *, at: datetime) -> None:
-        """Adds those whose key is new; ids are distinct."""
-        insert_new(self._db, notice, [_notice_row(n, at) for n in notices], key=["id"])
+    def add_notices(self, notices: Sequence[Notice], *, at: datetime) -> int:
+        """Adds those whose key is new, and says how many; ids are distinct."""
+        return len(insert_new(self._db, notice, [_notice_row(n, at) for n in notices], key=["id"]))
 
     def save_notices(self, notices: Sequence[Notice], *, at: datetime) -> None:
         """Writes changed notices back."""
@@ -87,13 +102,47 @@ class Store:
         """What delivery should look at, the longest due first."""
         return self._notices(notice.c.due_at <= now, order=(notice.c.due_at, notice.c.id), limit=limit)
 
-    def unsent_of_leads(self, lead_ids: Iterable[str]) -> list[Notice]:
-        """Unsent notices about these leads."""
-        return self._notices(notice.c.lead_id.in_(set(lead_ids)), notice.c.state.in_(UNSENT))
+    def due_behind(self, phones: Iterable[str], now: datetime) -> list[Notice]:
+        """Everything that is due for the units behind these phones, the longest due first."""
+        units = sa.select(unit_contact.c.uscc).where(unit_contact.c.mobile_index.in_(set(phones)))
+        return self._notices(
+            notice.c.uscc.in_(units), notice.c.due_at <= now, order=(notice.c.due_at, notice.c.id)
+        )
 
-    def unsent_of_units(self, usccs: Iterable[str]) -> list[Notice]:
-        """Unsent notices about these units."""
-        return self._notices(notice.c.uscc.in_(set(usccs)), notice.c.state.in_(UNSENT))
+    def sendable_of_leads(self, lead_ids: Iterable[str]) -> list[Notice]:
+        """Notices about these leads of which something may still leave."""
+        return self._notices(notice.c.lead_id.in_(set(lead_ids)), _SENDABLE)
+
+    def sendable_of_units(self, usccs: Iterable[str]) -> list[Notice]:
+        """Notices about these units of which something may still leave."""
+        return self._notices(notice.c.uscc.in_(set(usccs)), _SENDABLE)
+
+    def wrong(self, wrong: "Wrong") -> list[Notice]:
+        """The notices that a recall is about."""
+        return self._notices(_about(wrong), order=(notice.c.created_at, notice.c.id))
+
+    def who_got(self, wrong: "Wrong") -> list[tuple[Notice, Any]]:
+        """Those of them that somebody got or may have got, each with the rows of its submissions, in order."""
+        rows = self._db.execute(
+            sa.select(notice, *(attempt.c[name].label(f"attempt_{name}") for name in _GOT))
+            .join(attempt_notice, attempt_notice.c.notice_id == notice.c.id)
+            .join(attempt, attempt.c.reference == attempt_notice.c.reference)
+            .where(_about(wrong), attempt.c.state.in_(_LEFT))
+            .order_by(notice.c.id, attempt.c.opened_at, attempt.c.reference)
+        )
+        return [(_notice(row), row) for row in rows]
+
+    def last_references(self, lead_ids: Iterable[str]) -> dict[tuple[str, int], str]:
+        """Reference of the last message about each lead and episode that somebody got or may have got."""
+        rows = self._db.execute(
+            sa.select(notice.c.lead_id, notice.c.episode, attempt.c.reference)
+            .join(attempt_notice, attempt_notice.c.notice_id == notice.c.id)
+            .join(attempt, attempt.c.reference == attempt_notice.c.reference)
+            .where(notice.c.lead_id.in_(set(lead_ids)), attempt.c.state.in_(_LEFT))
+            .where(notice.c.stage.not_like(f"{CORRECTION}%"))
+            .order_by(attempt.c.opened_at, attempt.c.reference)
+        )
+        return {(row.lead_id, row.episode): row.reference for row in rows}
 
     def covered(self, reference: str) -> list[Notice]:
         """The notices that an attempt covers."""
@@ -102,7 +151,7 @@ class Store:
 
     def held_for(self, reason: str, mobile_index: str | None = None) -> list[Notice]:
         """Held notices with a reason, of one phone where it is given."""
-        where = [notice.c.state == NoticeState.HELD, _holds(reason)]
+        where = [_SENDABLE, _holds(reason)]
         if mobile_index is not None:
             where.append(notice.c.mobile_index == mobile_index)
         return self._notices(*where)
@@ -124,7 +173,7 @@ class Store:
 
     def unsayable(self) -> int:
         """Notices that are held because their text or their contacts are no good."""
-        held = notice.c.state == NoticeState.HELD, _holds(TEXT)
+        held = _SENDABLE, _holds(TEXT)
         return self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(*held)) or 0
 
     def contacts_overdue(self, before: datetime) -> int:
@@ -157,10 +206,56 @@ class Store:
         rows = self._db.execute(sa.select(unit_contact).where(unit_contact.c.uscc.in_(set(usccs))))
         return {row.uscc: (row.version, row.contacts) for row in rows}
 
-    def put_contacts(self, contacts: Mapping[str, tuple[int, bytes]]) -> None:
-        """Replaces the contacts of units."""
-        rows = [{"uscc": u, "version": v, "contacts": c} for u, (v, c) in sorted(contacts.items())]
-        upsert(self._db, unit_contact, rows, key=["uscc"], update=["version", "contacts"])
+    def put_contacts(self, contacts: Mapping[str, tuple[int, bytes, str]]) -> None:
+        """Replaces the contacts of units: version, ciphertext, index of the phone to write to ("": none)."""
+        names = "version", "contacts", "mobile_index"
+        rows = [{"uscc": u, **dict(zip(names, c, strict=True))} for u, c in sorted(contacts.items())]
+        upsert(self._db, unit_contact, rows, key=["uscc"], update=names)
+
+    def shared_phones(self, indexes: Iterable[str]) -> set[str]:
+        """Those phones that serve two or more units."""
+        rows = self._db.scalars(
+            sa.select(unit_contact.c.mobile_index)
+            .where(unit_contact.c.mobile_index.in_(set(indexes)))
+            .group_by(unit_contact.c.mobile_index)
+            .having(sa.func.count() > 1)
+        )
+        return {index for index in rows if index}
+
+    def contacts_without_index(self) -> dict[str, tuple[int, bytes]]:
+        """Contacts kept by a version of notify that did not index them."""
+        rows = self._db.execute(sa.select(unit_contact).where(unit_contact.c.mobile_index.is_(None)))
+        return {row.uscc: (row.version, row.contacts) for row in rows}
+
+    # -- bindings ------------------------------------------------------------------------------------
+
+    def followers(self, indexes: Iterable[str]) -> dict[str, bytes]:
+        """The sealed openid that each of these phones is bound to now."""
+        rows = self._db.execute(
+            sa.select(binding.c.mobile_index, binding.c.openid).where(
+                binding.c.mobile_index.in_(set(indexes)), binding.c.ended_at.is_(None)
+            )
+        )
+        return {row.mobile_index: row.openid for row in rows}
+
+    def bindings(self, mobile_index: str, openid_index: str) -> list[Any]:
+        """The rows of bindings of now of either of the two."""
+        either = (binding.c.mobile_index == mobile_index) | (binding.c.openid_index == openid_index)
+        return list(self._db.execute(sa.select(binding).where(either, binding.c.ended_at.is_(None))))
+
+    def add_binding(self, **values: Any) -> int:
+        """Keeps a binding; returns its number."""
+        seq: int = self._db.scalar(sa.insert(binding).values(**values).returning(binding.c.seq)) or 0
+        return seq
+
+    def end_bindings(self, openid_index: str, *, at: datetime, by: str) -> list[int]:
+        """Ends what a follower is bound to; returns the numbers of those bindings."""
+        ended = sa.update(binding).where(binding.c.openid_index == openid_index, binding.c.ended_at.is_(None))
+        return list(self._db.scalars(ended.values(ended_at=at, ended_by=by).returning(binding.c.seq)))
+
+    def end_binding(self, seq: int, *, at: datetime, by: str) -> None:
+        """Ends one binding."""
+        self._db.execute(sa.update(binding).where(binding.c.seq == seq).values(ended_at=at, ended_by=by))
 
     def parked(self, usccs: Iterable[str]) -> set[str]:
         """Those units with a message that is parked here."""
@@ -169,12 +264,12 @@ class Store:
 
     # -- attempts ----------------------------------------------------------------------------------
 
-    def add_attempts(self, attempts: Sequence[tuple[Attempt, bytes, str]]) -> None:
-        """Adds attempts, each with the ciphertext of its mobile and the notice it covers."""
+    def add_attempts(self, attempts: Sequence[tuple[Attempt, bytes, Sequence[str]]]) -> None:
+        """Adds attempts, each with the ciphertext of its mobile and the notices it covers."""
         if attempts:
             rows = [{**asdict(a), "mobile": sealed} for a, sealed, _ in attempts]
             self._db.execute(sa.insert(attempt), rows)
-            covers = [{"reference": a.reference, "notice_id": id_} for a, _, id_ in attempts]
+            covers = [{"reference": a.reference, "notice_id": id_} for a, _, ids in attempts for id_ in ids]
             self._db.execute(sa.insert(attempt_notice), covers)
 
     def save_attempt(self, reference: str, **values: Any) -> None:
@@ -183,7 +278,24 @@ class Store:
 
     def attempt(self, reference: str) -> Any:
         """One attempt's row, None when there is none."""
-        return self._db.execute(sa.select(attempt).where(attempt.c.reference == reference)).first()
+        return self.attempts([reference]).get(reference)
+
+    def attempts(self, references: Iterable[str]) -> dict[str, Any]:
+        """The rows of attempts by reference."""
+        rows = self._db.execute(sa.select(attempt).where(attempt.c.reference.in_(set(references))))
+        return {row.reference: row for row in rows}
+
+    def is_genuine(self, reference: str, uscc4: str) -> bool:
+        """Whether a message with this reference left and is about a unit whose code ends so."""
+        found = (
+            sa.select(sa.literal(1))
+            .select_from(attempt)
+            .join(attempt_notice, attempt_notice.c.reference == attempt.c.reference)
+            .join(notice, notice.c.id == attempt_notice.c.notice_id)
+            .where(attempt.c.reference == reference, attempt.c.state.in_(_LEFT))
+            .where(sa.func.substr(notice.c.uscc, 15) == uscc4)
+        )
+        return self._db.scalar(found.limit(1)) is not None
 
     def attempts_of(self, notice_id: str) -> list[Any]:
         """The rows of a notice's attempts, oldest first."""
@@ -258,22 +370,22 @@ class Store:
         """Notes which attempt a receipt is about."""
         self._db.execute(sa.update(receipt).where(receipt.c.seq == seq).values(reference=reference))
 
-    def attempt_named(self, account: str, message_group: str, mobile_index: str) -> Any:
+    def attempt_named(self, account: str, message_group: str, recipient_index: str) -> Any:
         """The attempt that a receipt names, None when no recorded one."""
         return self._db.execute(
             sa.select(attempt).where(
                 attempt.c.message_group == message_group,
                 attempt.c.account == account,
-                attempt.c.mobile_index == mobile_index,
+                attempt.c.recipient_index == recipient_index,
             )
         ).first()
 
-    def undecided_attempts(self, account: str, mobile_index: str, since: datetime) -> list[Any]:
-        """Attempts to a phone since an instant that are open or of unknown outcome, also those given up."""
+    def undecided_attempts(self, account: str, recipient_index: str, since: datetime) -> list[Any]:
+        """Attempts to a recipient since an instant that are open or of unknown outcome, also those given up."""
         return list(
             self._db.execute(
                 sa.select(attempt).where(
-                    attempt.c.mobile_index == mobile_index,
+                    attempt.c.recipient_index == recipient_index,
                     attempt.c.opened_at > since,
                     attempt.c.account == account,
                     attempt.c.state.in_([AttemptState.OPEN, AttemptState.UNKNOWN]),
@@ -282,11 +394,11 @@ class Store:
         )
 
     def early_receipts(
-        self, account: str, mobile_index: str, since: datetime, message_group: str | None
+        self, account: str, recipient_index: str, since: datetime, message_group: str | None
     ) -> list[Any]:
-        """Receipts about no known attempt, to a phone since an instant, of one group where it is given."""
+        """Receipts about no known attempt, to a recipient since an instant, of one group where it is given."""
         where = [
-            receipt.c.mobile_index == mobile_index,
+            receipt.c.mobile_index == recipient_index,
             receipt.c.arrived_at >= since,
             receipt.c.account == account,
             receipt.c.reference.is_(None),
@@ -340,6 +452,31 @@ class Store:
         upsert(self._db, calendar_year, rows, key=["year"], update=["holidays", "makeup_days", "source"])
 
 
+@dataclass(frozen=True)
+class Wrong:
+    """What a recall is about: messages by their references, or one stage of a rule since an instant."""
+
+    references: Sequence[str] = ()
+    rule: str | None = None
+    stage: str | None = None
+    since: datetime | None = None
+
+
+_GOT: Final = ("reference", "channel", "opened_at")
+_SENDABLE: Final = notice.c.state.in_(UNSENT) | (
+    (notice.c.state == NoticeState.HANDED_OVER) & (notice.c.channel == Channel.WECHAT)
+)
+
+
+def _about(wrong: Wrong) -> sa.ColumnElement[bool]:
+    if wrong.references:
+        named = attempt_notice.c.reference.in_(wrong.references)
+        return notice.c.id.in_(sa.select(attempt_notice.c.notice_id).where(named))
+    return sa.and_(
+        notice.c.rule == wrong.rule, notice.c.stage == wrong.stage, notice.c.created_at >= wrong.since
+    )
+
+
 def _holds(reason: str) -> sa.ColumnElement[bool]:
     return sa.cast(notice.c.held, sa.Text).like(f'%"{reason}"%')
 
@@ -362,5 +499,6 @@ def _notice(row: Any) -> Notice:
     values["held"] = tuple(row.held)
     values["state"] = NoticeState(row.state)
     values["trying"] = row.trying and AttemptState(row.trying)
+    values["channel"] = row.channel and Channel(row.channel)
     days = {name: date.fromisoformat(row.facts[name]) for name in ("established_on", "deadline")}
     return Notice(**values, facts=Facts(**{**row.facts, **days}))

@@ -14,6 +14,8 @@ unit_contact = sa.Table(
     sa.Column("uscc", sa.String(18), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("contacts", sa.LargeBinary, nullable=False, comment="encrypted JSON list of {role, mobile}"),
+    sa.Column("mobile_index", sa.String(64), comment="whom to write to; empty: nobody; None: not known yet"),
+    sa.Index("unit_contact_mobile", "mobile_index"),
     comment="notify's own copy of what registry knows about whom to write to",
 )
 
@@ -48,6 +50,9 @@ notice = sa.Table(
     sa.Column("changed_at", Instant, nullable=False),
     sa.Column("handed_over_at", Instant),
     sa.Column("ended_at", Instant),
+    sa.Column("channel", sa.String(8), comment="what took it last"),
+    sa.Column("sms_only", sa.Boolean, nullable=False, server_default=sa.false(), comment="WeChat is through"),
+    sa.Column("corrects", sa.String(16), comment="reference of the wrong message that it takes back"),
     sa.UniqueConstraint("lead_id", "episode", "stage", "recipient", name="notice_key"),
     sa.Index("notice_due", "due_at"),
     sa.Index("notice_unit", "uscc"),
@@ -62,8 +67,16 @@ attempt = sa.Table(
     metadata,
     sa.Column("reference", sa.String(16), primary_key=True, comment="printed in the message"),
     sa.Column("account", sa.String(32), nullable=False),
+    sa.Column("channel", sa.String(8), nullable=False, server_default="sms"),
     sa.Column("mobile", sa.LargeBinary, nullable=False, comment="encrypted"),
-    sa.Column("mobile_index", sa.String(64), nullable=False),
+    sa.Column("mobile_index", sa.String(64), nullable=False, comment="whose phone: caps count by it"),
+    sa.Column(
+        "recipient_index",
+        sa.String(64),
+        nullable=False,
+        server_default="",
+        comment="whom the carrier names in receipts: the number, or the follower",
+    ),
     sa.Column("text", sa.Text, nullable=False),
     sa.Column("fragments", sa.Integer, nullable=False),
     sa.Column("state", sa.String(16), nullable=False),
@@ -84,6 +97,7 @@ attempt = sa.Table(
     ),
     sa.Index("attempt_expires", "expires_at"),
     sa.Index("attempt_mobile", "mobile_index", "opened_at"),
+    sa.Index("attempt_recipient", "recipient_index", "opened_at"),
     sa.Index("attempt_opened", "opened_at"),
     sa.Index("attempt_group", "message_group"),
     comment="submissions to a carrier, committed before the call",
@@ -104,7 +118,7 @@ receipt = sa.Table(
     sa.Column("seq", Serial, primary_key=True),
     sa.Column("account", sa.String(32), nullable=False),
     sa.Column("message_group", sa.String(64), nullable=False),
-    sa.Column("mobile_index", sa.String(64), nullable=False),
+    sa.Column("mobile_index", sa.String(64), nullable=False, comment="index of the number or the follower"),
     sa.Column("delivered", sa.Boolean, nullable=False),
     sa.Column("code", sa.String(64), nullable=False),
     sa.Column("reported_at", Instant, nullable=False, comment="the carrier's instant"),
@@ -113,6 +127,34 @@ receipt = sa.Table(
     sa.Index("receipt_group", "message_group"),
     sa.Index("receipt_mobile", "mobile_index", "arrived_at"),
     comment="everything that a carrier reported, matched or not",
+)
+
+binding = sa.Table(
+    "binding",
+    metadata,
+    sa.Column("seq", Serial, primary_key=True),
+    sa.Column("mobile_index", sa.String(64), nullable=False),
+    sa.Column("openid_index", sa.String(64), nullable=False),
+    sa.Column("openid", sa.LargeBinary, nullable=False, comment="encrypted"),
+    sa.Column("source", sa.String(64), nullable=False, comment="how the owner of the phone was made sure of"),
+    sa.Column("bound_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("ended_by", sa.String(64), comment="unfollowed, replaced, or the carrier's code"),
+    sa.Index(
+        "binding_mobile",
+        "mobile_index",
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+    sa.Index(
+        "binding_openid",
+        "openid_index",
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    ),
+    comment="which follower of the official account a phone belongs to; at most one each way",
 )
 
 sending = sa.Table(

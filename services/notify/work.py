@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from services.notify.domain import Rules
+from services.notify.domain import Rules, pick_mobile
 from services.notify.store import Store
 from services.notify.tables import PLUMBING
 from shared.privacy import Cipher, Index
@@ -20,7 +20,8 @@ from shared.storage.work import Work
 class Tools:
     """What a work needs beside the database: the city's rules, the keys, and a source of randomness.
 
-    `records` seals what notify keeps, `contacts` opens what registry sealed, `phones` finds equal numbers.
+    `records` seals what notify keeps, `contacts` opens what registry sealed, `phones` finds
+    equal numbers and equal followers.
     """
 
     rules: Rules
@@ -42,6 +43,19 @@ class Tools:
         """The own copy in clear."""
         contacts: list[dict[str, Any]] = json.loads(self.records.open(sealed, context=contact_context(uscc)))
         return contacts
+
+    def index_contacts(self, contacts: Sequence[Mapping[str, Any]]) -> str:
+        """Index of the phone to write to, "" when there is none."""
+        mobile = pick_mobile(contacts, self.rules.contact_order)
+        return self.phones.of(mobile) if mobile else ""
+
+    def seal_openid(self, mobile_index: str, openid: str) -> bytes:
+        """The ciphertext of the follower that a phone is bound to."""
+        return self.records.seal(openid.encode(), context=f"binding:{mobile_index}")
+
+    def open_openid(self, mobile_index: str, sealed: bytes) -> str:
+        """The follower in clear."""
+        return self.records.open(sealed, context=f"binding:{mobile_index}").decode()
 
     def seal_mobile(self, reference: str, mobile: str) -> bytes:
         """The ciphertext of an attempt's mobile."""

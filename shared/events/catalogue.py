@@ -14,8 +14,6 @@ EVENTS: dict[str, type[Event]] = {
 }
 
 OUTSIDE_READERS: dict[str, str] = {
-    "matching.lead_advanced.v1": "GET /matching/v1/leads shows the stage; notify sends its message",
-    "matching.lead_corrected.v1": "GET /matching/v1/leads shows the end; notify sends the correction",
     "registry.batch_accepted.v1": "the departments' exchange platform reads what became of their files",
     "matching.visit_requested.v1": "the towns' task lists read it through GET /matching/v1/visits",
 }

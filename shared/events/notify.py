@@ -18,7 +18,10 @@ class NoticeFacts(Event):
 
 
 class NoticeHandedOver(NoticeFacts):
-    """A carrier accepted the notice. `reference` is the number printed in the message."""
+    """A carrier accepted the notice; once more by `sms` when nothing came of `wechat`, never otherwise.
+
+    `reference` is the number printed in the message, which may be about several units: each has its event.
+    """
 
     name: ClassVar[str] = "notify.notice_handed_over.v1"
     channel: str
@@ -40,7 +43,7 @@ class NoticeUnreached(NoticeFacts):
 
 
 class NoticeWithdrawn(NoticeFacts):
-    """The notice ended unsent because its lead ended; `reason` is the lead's end."""
+    """The notice ended unsent because its lead ended; `reason` is the lead's end, or `recalled`."""
 
     name: ClassVar[str] = "notify.notice_withdrawn.v1"
     reason: str

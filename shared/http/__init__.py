@@ -12,6 +12,7 @@ from shared.http.access import (
     caller,
     public,
     routes_without_access,
+    too_many_requests,
 )
 from shared.http.answers import (
     Page,
@@ -89,4 +90,5 @@ __all__ = [
     "route_template",
     "routes_without_access",
     "stream_body",
+    "too_many_requests",
 ]

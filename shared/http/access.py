@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from fastapi import Depends, Request
@@ -145,6 +145,10 @@ def _without_access(routes: Sequence[Any], prefix: str) -> Iterator[str]:
             yield f"{' '.join(sorted(route.methods or {'*'}))} {path}"
 
 
+MOST_CLIENTS: Final = 10_000
+"""Buckets that a limiter keeps before it looks for some to forget."""
+
+
 class RateLimiter:
     """A token bucket per client: `per_s` requests a second for ever, twice that at once."""
 
@@ -155,6 +159,7 @@ class RateLimiter:
         self._burst = max(1.0, 2 * per_s)
         self._clock = clock
         self._buckets: dict[str, tuple[float, float]] = {}
+        self._most = MOST_CLIENTS
         self.policy = f'"client";q={int(self._burst)};w={max(1, math.ceil(self._burst / per_s))}'
 
     def take(self, client: str) -> tuple[bool, int, int]:
@@ -165,8 +170,16 @@ class RateLimiter:
         passes = left >= 1
         left -= passes
         self._buckets[client] = (left, now)
+        if len(self._buckets) > self._most:
+            self._forget_the_full(now)
         wait = max(0.0, (1 - left) / self._per_s)
         return passes, int(left), math.ceil(wait)
+
+    def _forget_the_full(self, now: float) -> None:
+        """A bucket that is full again says nothing: whoever makes up addresses fills no memory with them."""
+        filling = self._burst / self._per_s
+        self._buckets = {c: bucket for c, bucket in self._buckets.items() if now - bucket[1] < filling}
+        self._most = max(MOST_CLIENTS, 2 * len(self._buckets))
 
 
 def charge(request: Request) -> None:
@@ -180,10 +193,16 @@ def charge(request: Request) -> None:
         (b"ratelimit", f'"client";r={left};t={wait}'.encode()),
     ]
     if not passes:
-        raise Problem(
-            429,
-            "too_many_requests",
-            zh=f"请求过于频繁，请 {max(1, wait)} 秒后重试",
-            en=f"too many requests; try again in {max(1, wait)} s",
-            retry_after=max(1, wait),
-        )
+        raise too_many_requests(wait)
+
+
+def too_many_requests(wait_s: int) -> Problem:
+    """429 for a client that a `RateLimiter` did not let pass."""
+    wait = max(1, wait_s)
+    return Problem(
+        429,
+        "too_many_requests",
+        zh=f"请求过于频繁，请 {wait} 秒后重试",
+        en=f"too many requests; try again in {wait} s",
+        retry_after=wait,
+    )

@@ -90,6 +90,8 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
     whole_city = {route for route, rule in asked.items() if rule.whole_city}
     assert whole_city == {
         "PUT notify /v1/sending",
+        "POST notify /v1/notices/recall",
+        "POST notify /v1/bindings",
         "PUT registry /v1/calendar/{year}",
         "PUT registry /v1/datasets/{id}/complete-through",
         "POST registry /v1/last-look",

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import ChangeSending, change_sending, try_texts_again
-from services.notify.domain import SendingState, Template
+from services.notify.domain import SendingState
 from services.notify.tables import PLUMBING, attempt, notice, unit_contact
 from shared.calendar import load_calendar
 from shared.clock import FrozenClock
@@ -308,27 +308,28 @@ def test_without_a_usable_phone_the_notice_ends_when_it_would_be_sent(tmp_path: 
 
 
 def test_a_phone_gets_at_most_three_messages_a_week(tmp_path: Path) -> None:
-    """The fourth waits until the first is seven days old."""
+    """Messages count, not the units in them: the rest waits until the first is seven days old, and joins."""
 
     async def story(desk: Desk) -> None:
-        await due(desk, *(f"91371082MA3XTE000{n}" for n in range(5)))
-        await desk.deliver()
+        for n, (day, time) in enumerate((("10", "10:00"), ("10", "11:30"), ("11", "08:30"), ("11", "09:30"))):
+            await due(desk, f"91371082MA3XTE000{n}", f"91371082MA3XTE001{n}")
+            desk.clock.move_to(at(f"2026-02-{day}", time))
+            await desk.deliver()
         assert len(desk.carrier.messages) == 3
         assert await desk.next_due() == at("2026-02-24", "08:30")
         desk.clock.move_to(at("2026-02-24", "08:30"))
         await desk.deliver()
-        assert len(desk.carrier.messages) == 5
+        assert len(desk.carrier.messages) == 4
+        assert {("handed_over", None)} == set(await desk.states())
 
-    play(tmp_path, story)
+    play(tmp_path, story, at("2026-02-10", "08:00"))
 
 
 def test_a_phone_with_a_submission_of_unknown_outcome_gets_nothing_else(tmp_path: Path) -> None:
     """The other notice waits for that outcome, without being due; then it goes."""
 
     async def story(desk: Desk) -> None:
-        desk.carrier.outcomes = [Unknown("cut")]
-        await due(desk, USCC, OTHER)
-        await desk.deliver()
+        await one_unknown_one_due(desk)
         assert await desk.attempts() == ["unknown"]
         assert await desk.next_due() is None
         assert [row.held for row in await desk.rows(notice) if row.held] == [["phone"]]
@@ -343,15 +344,23 @@ def test_a_phone_is_free_again_when_its_unknown_submission_is_given_up(tmp_path:
     """After 72 hours the other notice goes, at the next opening."""
 
     async def story(desk: Desk) -> None:
-        desk.carrier.outcomes = [Unknown("cut")]
-        await due(desk, USCC, OTHER)
-        await desk.deliver()
+        await one_unknown_one_due(desk)
         desk.clock.advance(timedelta(hours=72))
         await desk.settle()
         await desk.deliver()
         assert {("unreached", "unknown"), ("handed_over", None)} == set(await desk.states())
 
     play(tmp_path, story)
+
+
+async def one_unknown_one_due(desk: Desk) -> None:
+    """A submission of unknown outcome; another unit behind the same phone has its slot."""
+    desk.carrier.outcomes = [Unknown("cut")]
+    await due(desk, USCC)
+    await desk.deliver()
+    await due(desk, OTHER)
+    desk.clock.move_to(at("2026-02-10", "10:30"))
+    await desk.deliver()
 
 
 # -- what the carrier says -----------------------------------------------------------------------------
@@ -610,6 +619,38 @@ def test_what_never_left_does_not_count_for_the_cap(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_stop_acts_on_everything_that_has_not_begun(tmp_path: Path) -> None:
+    """A hundred messages are on their way to the carrier: those whose turn comes after the stop don't leave.
+
+    What was released goes when the brake is on again, each once.
+    """
+
+    async def story(desk: Desk) -> None:
+        for n in range(100):
+            await due(desk, f"91371082MA3XT{n:05}", mobile=f"138001{n:05}")
+        read, reads, stop = desk.core.read, 0, None
+
+        async def then_stop(ask: Any) -> Any:
+            # what is open, what is due, and then the brake once for each message
+            nonlocal reads, stop
+            reads += 1
+            if reads > 2 + 10:
+                stop = stop or asyncio.ensure_future(turn(desk, "off"))
+                await stop
+            return await read(ask)
+
+        desk.core.read = then_stop
+        await desk.delivery.deliver()
+        desk.core.read = read
+        assert len(desk.carrier.messages) == 10
+        assert (await desk.attempts()).count("released") == 90
+        await turn(desk, "on")
+        await desk.deliver()
+        assert len({mobile for mobile, _ in desk.carrier.messages}) == len(desk.carrier.messages) == 100
+
+    play(tmp_path, story)
+
+
 # -- crashes -------------------------------------------------------------------------------------------
 
 
@@ -724,13 +765,51 @@ def test_a_text_that_is_too_long_holds_its_notice_alone(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_unit_that_can_not_be_named_is_left_out_of_its_message(tmp_path: Path) -> None:
+    """Its two neighbours behind the same phone get theirs, in the same breath, without it."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk, USCC, OTHER)
+        endless = "91371082MA3XTE0001"
+        await desk.hear(
+            contact_changed(endless), lead_opened(endless, unit_name="𠮷" * 300, deadline=date(2026, 2, 1))
+        )
+        desk.clock.move_to(at("2026-02-10", "08:30"))
+        await desk.deliver()
+        ((_, text),) = desk.carrier.messages
+        assert "等2户" in text
+        assert {row.uscc: row.held for row in await desk.rows(notice)} == {
+            USCC: [],
+            OTHER: [],
+            endless: ["text"],
+        }
+
+    play(tmp_path, story, at("2026-02-10", "00:05"))
+
+
+def test_units_that_can_not_be_named_together_are_held_and_no_others(tmp_path: Path) -> None:
+    """Each text alone fits, the joint one never does: held to be seen, and the portion goes on."""
+
+    async def run() -> None:
+        words = RULES.templates["R01", "reminder"]
+        wordy = replace(words, group=words.group + "长" * 500)
+        rules = replace(RULES, templates={**RULES.templates, ("R01", "reminder"): wordy})
+        async with Desk.at_work(tmp_path, at("2026-02-10", "00:05"), gear=tools(rules=rules)) as desk:
+            await due(desk, USCC, OTHER)
+            await due(desk, "91371082MA3XTE0001", mobile="13900139000")
+            desk.clock.move_to(at("2026-02-10", "08:30"))
+            await desk.deliver()
+            assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000"]
+            assert sorted(row.held for row in await desk.rows(notice)) == [[], ["text"], ["text"]]
+
+    asyncio.run(run())
+
+
 def test_a_stage_whose_text_is_gone_holds_its_notices_until_a_start_with_one(tmp_path: Path) -> None:
     """The city pack lost a text after the notice was queued."""
 
     async def run() -> None:
-        templates = dict(RULES.templates) | {
-            ("R01", "other"): Template(RULES.templates["R01", "reminder"].text, ())
-        }
+        templates = dict(RULES.templates) | {("R01", "other"): RULES.templates["R01", "reminder"]}
         async with Desk.at_work(
             tmp_path, NOW, gear=tools(rules=replace(RULES, templates=templates))
         ) as before:
@@ -777,8 +856,7 @@ def test_new_contacts_are_judged_anew(tmp_path: Path, obstacle: str) -> None:
             await turn(desk, "allowlist", allowlist=("13900139000",))
             await due(desk, OTHER)
         else:
-            desk.carrier.outcomes = [Unknown("cut")]
-            await due(desk, USCC, OTHER)
+            await one_unknown_one_due(desk)
         await desk.deliver()
         (waiting,) = [row for row in await desk.rows(notice) if row.held]
         assert waiting.held == [obstacle]

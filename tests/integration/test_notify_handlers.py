@@ -11,6 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.notify import handlers
+from services.notify.carriers import Accepted, Receipt
+from services.notify.commands import Report, begin_attempts, record_outcomes, take_report
+from services.notify.domain import Candidate, Channel, Go
 from services.notify.handlers import SUBSCRIPTIONS
 from services.notify.tables import PLUMBING, attempt, attempt_notice, notice, unit_contact
 from services.notify.work import NotifyWork
@@ -23,13 +26,17 @@ from tests.support.cutting import World, assert_same_for_any_cutting, message, p
 from tests.support.notify import (
     MOBILE,
     NOW,
+    OPENID,
     OTHER,
     USCC,
     Desk,
+    a_notice,
     at,
     batch,
     contact_changed,
+    lead_advanced,
     lead_changed,
+    lead_corrected,
     lead_held,
     lead_opened,
     lead_released,
@@ -60,6 +67,13 @@ EVENTS = st.one_of(
         st.sampled_from(["甲公司", "乙公司"]),
         VERSIONS,
     ),
+    st.builds(lambda uscc, episode: lead_advanced(uscc, episode=episode), UNITS, st.integers(1, 2)),
+    st.builds(
+        lambda uscc, episode, name: lead_corrected(uscc, episode=episode, unit_name=name),
+        UNITS,
+        st.integers(1, 2),
+        st.sampled_from(["甲公司", "乙公司"]),
+    ),
     st.builds(lead_held, REASONS, UNITS),
     st.builds(lead_released, REASONS, UNITS),
     st.builds(lead_resolved, st.sampled_from(["enrolled", "unit_closed"]), UNITS, st.integers(1, 2)),
@@ -81,11 +95,36 @@ def sequences(draw: Any) -> list[Message]:
     return messages
 
 
+def with_wechat(database: Database) -> World:
+    """A unit's reminder is with WeChat, another's waits for its SMS after that."""
+    made = world(database, now=NOW)
+
+    def begin(work: NotifyWork) -> None:
+        notices = [a_notice(uscc=uscc) for uscc in (USCC, OTHER)]
+        work.store.add_notices(notices, at=NOW)
+        phones = MOBILE, "13900139000"
+        looked = [(Candidate(n, phone, 1, OPENID), Go()) for n, phone in zip(notices, phones, strict=True)]
+        messages, _ = begin_attempts(work, looked, looked_at=NOW, looked_wall=NOW)
+        record_outcomes(work, [(one.attempt.reference, Accepted(f"g{n}")) for n, one in enumerate(messages)])
+        failed = Receipt("g1", OPENID, delivered=False, code="failed:user block", received_at=NOW)
+        assert take_report(work, Report(Channel.WECHAT, (failed,))) == ["failed"]
+
+    asyncio.run(made.run(begin))
+    return made
+
+
+@pytest.mark.parametrize("before", [world, with_wechat])
 @settings(max_examples=60, deadline=None)
-@given(sequences(), st.lists(st.integers(0, 20), max_size=4))
-def test_any_cutting_leaves_the_same(messages: list[Message], cuts: list[int]) -> None:
+@given(messages=sequences(), cuts=st.lists(st.integers(0, 20), max_size=4))
+def test_any_cutting_leaves_the_same(before: Any, messages: list[Message], cuts: list[int]) -> None:
     """Batches, with duplicates and one poison message, leave what one at a time leaves."""
-    assert_same_for_any_cutting(world, messages, cuts)
+    assert_same_for_any_cutting(before, messages, cuts)
+
+
+def test_of_several_corrections_of_a_lead_the_first_counts_in_any_cutting() -> None:
+    """In one list as one after the other."""
+    twice = lead_corrected(unit_name="甲公司"), lead_corrected(unit_name="乙公司")
+    assert_same_for_any_cutting(with_wechat, batch(twice, when=NOW), [])
 
 
 STORY = (
@@ -291,5 +330,23 @@ def test_notices_follow_their_unit_to_its_town(tmp_path: Path) -> None:
             assert (row.state, row.town, row.facts["town"]) == ("delivered", "崖头街道", "寻山街道")
             await desk.hear(lead_resolved(), lead_opened(episode=2, town="王连街道"))
             assert [row.town for row in await desk.rows(notice)] == ["王连街道"] * 2
+
+    asyncio.run(run())
+
+
+def test_contacts_of_an_older_version_get_their_index_at_the_start(tmp_path: Path) -> None:
+    """Kept before phones were indexed: found by their phone once the service has started."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW) as desk:
+            await desk.hear(contact_changed(USCC), contact_changed(OTHER, 1, None))
+
+            def forget(work: NotifyWork) -> None:
+                work.db.execute(unit_contact.update().values(mobile_index=None))
+
+            await desk.core.run(forget)
+            await desk.core.run(handlers.index_contacts)
+            phones = {row.uscc: row.mobile_index for row in await desk.rows(unit_contact)}
+            assert phones == {USCC: desk.tools.phones.of(MOBILE), OTHER: ""}
 
     asyncio.run(run())

@@ -1,6 +1,7 @@
 """The whole service: HTTP, the last look over HTTP, the real sandbox as carrier, receipts pushed back."""
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
 from services.notify.app import build
+from services.notify.carriers.wechat_crypt import CallbackKeys, seal, signature, xml_of
 from services.notify.domain import Candidate, Go, Hold
 from services.notify.last_look import NoAnswerError, RegistryLastLook
 from services.notify.sandbox import SandboxSettings, build_sandbox
@@ -31,6 +33,7 @@ from tests.support.cutting import message
 from tests.support.notify import (
     MOBILE,
     NOW,
+    OPENID,
     OTHER,
     USCC,
     a_notice,
@@ -42,6 +45,13 @@ from tests.support.notify import (
 
 SECRET = SecretStr("a-secret-of-some-length")
 CARRIER_KEY = SecretStr("carrier-key")
+AES_KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+WECHAT: dict[str, Any] = {
+    "wechat_secret": SecretStr("app-secret"),
+    "wechat_token": SecretStr("callback-token"),
+    "wechat_aes_key": SecretStr(AES_KEY),
+}
+KEYS = CallbackKeys.read("wx0123456789abcdef", "callback-token", AES_KEY)
 
 
 class Registry:
@@ -79,6 +89,8 @@ class Suite:
                 secret_key=CARRIER_KEY,
                 callback_url=SecretStr(f"http://x/notify/v1/receipts/sandbox/{SECRET.get_secret_value()}"),
                 file=folder / "sandbox.db",
+                wechat_callback_url=SecretStr("http://x/notify/v1/wechat"),
+                **WECHAT,
             ),
             clock=clock,
             transport=inside,
@@ -90,6 +102,8 @@ class Suite:
             carrier_url="http://x/sandbox/yunmas",
             carrier_secret_key=CARRIER_KEY,
             receipts_secret=SECRET,
+            wechat_url="http://x/sandbox/wechat",
+            **WECHAT,
         )
         if not list(Path("services/notify/migrations/versions").glob("*.py")):
             database = Database(settings.database)
@@ -141,7 +155,7 @@ class Suite:
     async def ask(
         self, method: str, path: str, body: Any = None, *, town: str | None = None, status: int = 200
     ) -> Any:
-        scopes = ["notices:read", "sending:read", "sending:write"]
+        scopes = ["notices:read", "sending:read", "sending:write", "bindings:write"]
         token = self.issuer.token("desk", town=town, scopes=scopes)
         headers = {"Authorization": f"Bearer {token}"}
         answer = await self.client.request(method, path, json=body, headers=headers)
@@ -149,10 +163,20 @@ class Suite:
         return answer.json()
 
     async def script(self, *rules: dict[str, Any]) -> None:
+        await self._tell_the_sandbox("/script", list(rules))
+
+    async def followers(self, *openids: str) -> None:
+        await self._tell_the_sandbox("/followers", list(openids))
+
+    async def _tell_the_sandbox(self, path: str, body: Any) -> None:
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(self.sandbox), base_url="http://x"
         ) as client:
-            assert (await client.put("/script", json=list(rules))).status_code == 200
+            assert (await client.put(path, json=body)).status_code == 200
+
+    async def bind(self, mobile: str = MOBILE, *, status: int = 201) -> Any:
+        body = {"mobile": mobile, "openid": OPENID, "source": "sms_code"}
+        return await self.ask("POST", "/v1/bindings", body, status=status)
 
     def ledger(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.sandbox.state.sandbox.messages(after=0, before=None, limit=100)
@@ -361,6 +385,190 @@ def test_receipts_want_the_secret_address(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+# -- WeChat, bindings, verify, recall ------------------------------------------------------------------
+
+
+def test_from_the_binding_to_wechats_receipt(tmp_path: Path) -> None:
+    """Bound over HTTP, sent as a template message, delivered by WeChat's sealed call."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.followers(OPENID)
+            made = await suite.bind()
+            assert await suite.bind(status=200) == made == {"bound_at": NOW.isoformat()}
+            await suite.due()
+            await suite.settle()
+            suite.clock.advance(timedelta(seconds=5))
+            await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            shown = await suite.ask("GET", f"/v1/notices/{row['id']}")
+            assert (shown["state"], shown["channel"]) == ("delivered", "wechat")
+            (attempt,) = shown["attempts"]
+            assert (attempt["channel"], attempt["code"], attempt["fragments"]) == ("wechat", "success", 0)
+            (seen,) = suite.ledger()
+            assert attempt["reference"] in seen["content"]
+
+    asyncio.run(run())
+
+
+def test_who_unfollows_gets_the_sms(tmp_path: Path) -> None:
+    """WeChat tells it; the next message goes by SMS without trying WeChat."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.followers(OPENID)
+            await suite.settle()
+            await suite.bind()
+            await suite.followers()
+            await suite.settle()
+            await suite.due()
+            await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            shown = await suite.ask("GET", f"/v1/notices/{row['id']}")
+            assert [attempt["channel"] for attempt in shown["attempts"]] == ["sms"]
+            await suite.bind(status=201)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"mobile": "0631-7551234", "openid": OPENID, "source": "s"}, "not_a_mobile"),
+        ({"mobile": MOBILE, "openid": "short", "source": "s"}, "wrong_form"),
+        ({"mobile": MOBILE, "openid": OPENID}, "required"),
+    ],
+)
+def test_a_binding_names_a_phone_a_follower_and_a_source(tmp_path: Path, body: Any, code: str) -> None:
+    """What is wrong is named, and never echoed."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            answer = await suite.ask("POST", "/v1/bindings", body, status=422)
+            assert [error["code"] for error in answer["errors"]] == [code]
+            assert "7551234" not in str(answer)
+
+    asyncio.run(run())
+
+
+def test_what_is_not_from_wechat_is_not_heeded(tmp_path: Path) -> None:
+    """Forged 403, unreadable 400, too large 413, and nothing happens; the proof of the address is answered."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.bind()
+            leave = xml_of(FromUserName=OPENID, CreateTime="1770688800", MsgType="event", Event="unsubscribe")
+
+            async def push(keys: CallbackKeys, plain: bytes, *, token: str = KEYS.token) -> int:
+                sealed = seal(keys, plain, salt=bytes(16))
+                query = {"timestamp": "1", "nonce": "2", "msg_signature": signature(token, "1", "2", sealed)}
+                answer = await suite.client.post("/v1/wechat", params=query, content=xml_of(Encrypt=sealed))
+                return answer.status_code
+
+            assert await push(KEYS, leave, token="guessed") == 403
+            assert await push(replace(KEYS, app_id="wxother"), leave) == 403
+            assert await push(KEYS, b"<xml><FromUserName>x</FromUserName></xml>") == 400
+            for content in (b"", b"{}", b"\xff", b"<xml>", leave):
+                assert (await suite.client.post("/v1/wechat", content=content)).status_code in (400, 403)
+            assert (await suite.client.post("/v1/wechat", content=b" " * 70_000)).status_code == 413
+            await suite.bind(status=200)
+            assert await push(KEYS, leave) == 200
+            await suite.bind(status=201)
+            proof = {"timestamp": "1", "nonce": "2", "echostr": "say-this-back"}
+            proof["signature"] = signature(KEYS.token, "1", "2")
+            assert (await suite.client.get("/v1/wechat", params=proof)).text == "say-this-back"
+            wrong = await suite.client.get("/v1/wechat", params={**proof, "nonce": "3"})
+            assert (wrong.status_code, "say-this-back" in wrong.text) == (403, False)
+
+    asyncio.run(run())
+
+
+def test_anybody_can_ask_whether_a_message_is_genuine(tmp_path: Path) -> None:
+    """Yes for its reference and its unit's last four; otherwise the same answer for every reason."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.due()
+            await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            (attempt,) = (await suite.ask("GET", f"/v1/notices/{row['id']}"))["attempts"]
+            reference = attempt["reference"]
+
+            async def ask(**query: str) -> httpx.Response:
+                suite.clock.advance(timedelta(seconds=1))
+                return await suite.client.get("/v1/verify", params=query)
+
+            for right in ({"uscc4": "5T8Q"}, {"uscc4": "5t8q", "reference": reference.lower()}):
+                answer = await ask(**{"reference": reference, **right})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": True})
+            for wrong in ({"uscc4": "5T9N"}, {"reference": "ABC234XYZ"}, {"uscc4": "%T8Q"}):
+                answer = await ask(**{"reference": reference, "uscc4": "5T8Q", **wrong})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": False})
+            assert (await ask(reference=reference)).status_code == 422
+            assert (await ask(reference=reference, uscc4="5T8Q", who="me")).status_code == 422
+
+    asyncio.run(run())
+
+
+def test_questions_of_one_address_are_limited(tmp_path: Path) -> None:
+    """After a burst 429 with Retry-After; other routes are not touched, and a second later it may ask again."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            query = {"reference": "ABC234XYZ", "uscc4": "5T8Q"}
+            answers = [await suite.client.get("/v1/verify", params=query) for _ in range(6)]
+            assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 2
+            assert answers[-1].headers["retry-after"] == "1"
+            await suite.ask("GET", "/v1/sending")
+            suite.clock.advance(timedelta(seconds=1))
+            assert (await suite.client.get("/v1/verify", params=query)).status_code == 200
+
+    asyncio.run(run())
+
+
+def test_a_recall_over_http_withdraws_corrects_and_lists(tmp_path: Path) -> None:
+    """By stage and by reference; asked again it does nothing more; the list says who has the wrong message."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            await suite.due(USCC)
+            await suite.settle()
+            suite.registry.holds = {OTHER: "insured"}
+            await suite.due(OTHER, mobile="13900139000")
+            await suite.settle()
+            body = {"rule": "R01", "stage": "reminder", "since": NOW.isoformat(), "reason": "文本有误"}
+            recalled = await suite.ask("POST", "/v1/notices/recall", body)
+            (got,) = recalled.pop("got")
+            assert recalled == {"withdrawn": 1, "under_way": 0, "corrections": 1}
+            assert (got["uscc"], got["channel"], got["at"]) == (USCC, "sms", NOW.isoformat())
+            again = {"references": [got["reference"]], "reason": "文本有误"}
+            recalled = await suite.ask("POST", "/v1/notices/recall", again)
+            assert (recalled["corrections"], len(recalled["got"])) == (0, 1)
+            await suite.settle()
+            (correction,) = [m["content"] for m in suite.ledger() if "有误" in m["content"]]
+            assert got["reference"] in correction
+            for wrong in ({"reason": "x"}, {**body, "references": ["A"]}, {"rule": "R01", "reason": "x"}):
+                answer = await suite.ask("POST", "/v1/notices/recall", wrong, status=422)
+                assert [error["code"] for error in answer["errors"]] == ["one_of"]
+
+    asyncio.run(run())
+
+
+def test_an_official_account_needs_its_callback(tmp_path: Path) -> None:
+    """AppSecret without token and key does not start; without AppSecret there is no address for WeChat."""
+    given = {
+        "data_dir": tmp_path,
+        "carrier_secret_key": CARRIER_KEY,
+        "receipts_secret": SECRET,
+        "wechat_secret": SecretStr("app-secret"),
+    }
+    with pytest.raises(ValueError, match="YINGBAO_NOTIFY_WECHAT_TOKEN"):
+        build(NotifySettings(**given), bus=InProcessBus(), clock=FrozenClock(NOW))
+    given["wechat_secret"] = None
+    alone = build(NotifySettings(**given), bus=InProcessBus(), clock=FrozenClock(NOW))
+    assert "/v1/wechat" not in {getattr(route, "path", "") for route in alone.app.routes}
+
+
 def test_the_brake_of_registry_over_http(tmp_path: Path) -> None:
     """A hold keeps the message; an expired token is renewed once; an error lets nothing out until it is over."""
 
@@ -449,6 +657,29 @@ def test_what_is_not_clearly_an_answer_is_none(answer: Any) -> None:
     registry.answer = answer
     with pytest.raises(NoAnswerError):
         look(registry)
+
+
+@pytest.mark.parametrize("bad", [[], [0], [3, 4], [0, 1, 2, 3, 4]])
+def test_a_question_that_registry_refuses_holds_its_own_notice_alone(bad: list[int]) -> None:
+    """A 422 for the whole list: the others are answered, in order, and nothing stands still."""
+    units = [f"91371082MA3XTE00{n:02}" for n in range(5)]
+    refused = {units[n] for n in bad}
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked = [item["subject"]["uscc"] for item in json.loads(request.content)["items"]]
+        if refused & set(asked):
+            return httpx.Response(422)
+        items = [{"answer": "hold", "reason": u} for u in asked]
+        return httpx.Response(200, json={"as_of": NOW.isoformat(), "items": items})
+
+    async def run() -> list[Go | Hold]:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://r") as client:
+            one = RegistryLastLook(
+                client, Tokens(), FrozenClock(NOW), timeout_s=1, oldest=timedelta(seconds=5)
+            )
+            return await one.look([Candidate(a_notice(uscc=u), MOBILE, 1) for u in units])
+
+    assert asyncio.run(run()) == [Hold("question_refused" if u in refused else u) for u in units]
 
 
 @pytest.mark.parametrize("error", [httpx.ConnectError("x"), httpx.ReadTimeout("x"), None])

@@ -1,6 +1,7 @@
 """Receipts: what they settle, early, late, twice, or without a known name; and silence."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ def test_a_receipt_that_could_be_about_two_submissions_settles_neither(tmp_path:
         desk.carrier.outcomes = [Unknown("cut again")]
         desk.clock.move_to(NOW + timedelta(days=3))
         await due(desk, OTHER)
+        desk.clock.advance(timedelta(minutes=30))
         await desk.deliver()
         assert await desk.attempts() == ["unknown", "unknown"]
         assert await desk.receipt("whose") == ["unmatched"]
@@ -162,6 +164,7 @@ def test_a_receipt_of_another_account_settles_nothing(tmp_path: Path) -> None:
 # -- any cutting ---------------------------------------------------------------------------------------
 
 PHONES = (MOBILE, "13900139000", "13700137000")
+FOLLOWERS = tuple(f"oExampleFollower00000000000{n}" for n in range(3))
 RECEIPTS = st.builds(
     lambda group, mobile, delivered: Receipt(
         group, mobile, delivered, "CM:0000" if delivered else "CM:2007", NOW
@@ -173,7 +176,7 @@ RECEIPTS = st.builds(
 REFERENCES = ["322222222", "422222222", "522222222"]
 
 
-def three_open(database: Database) -> World:
+def three_open(database: Database, followers: Sequence[str | None] = (None,) * 3) -> World:
     """Three submissions under way, to three phones."""
     made = world(database, now=NOW)
     units = USCC, OTHER, "91371082MA3XTE5T7R"
@@ -181,13 +184,21 @@ def three_open(database: Database) -> World:
     def begin(work: NotifyWork) -> None:
         notices = [a_notice(uscc=uscc) for uscc in units]
         work.store.add_notices(notices, at=NOW)
-        work.store.put_contacts(dict.fromkeys(units, (1, b"")))
-        looked = [(Candidate(n, mobile, 1), Go()) for n, mobile in zip(notices, PHONES, strict=True)]
-        attempts, _ = begin_attempts(work, looked, looked_at=NOW, looked_wall=NOW)
-        assert [attempt.reference for attempt in attempts] == REFERENCES
+        work.store.put_contacts(dict.fromkeys(units, (1, b"", "")))
+        looked = [
+            (Candidate(n, mobile, 1, openid), Go())
+            for n, mobile, openid in zip(notices, PHONES, followers, strict=True)
+        ]
+        messages, _ = begin_attempts(work, looked, looked_at=NOW, looked_wall=NOW)
+        assert [message.attempt.reference for message in messages] == REFERENCES
 
     asyncio.run(made.run(begin))
     return made
+
+
+def three_open_by_wechat(database: Database) -> World:
+    """The same, each to a follower."""
+    return three_open(database, FOLLOWERS)
 
 
 def three_sent(database: Database) -> World:
@@ -229,20 +240,22 @@ OUTCOMES = st.sampled_from(
         NotSent("down"),
         Refused("busy", ErrorClass.TRANSIENT, "later"),
         Refused("IllegalMac", ErrorClass.AUTH, "mend the key"),
+        Refused("43004", ErrorClass.RECIPIENT_REFUSED, "does not follow"),
     ]
 )
 
 
+@pytest.mark.parametrize("before", [three_open, three_open_by_wechat])
 @settings(max_examples=40, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(REFERENCES), OUTCOMES), min_size=2, max_size=8),
-    st.lists(st.integers(0, 8), max_size=3),
+    outcomes=st.lists(st.tuples(st.sampled_from(REFERENCES), OUTCOMES), min_size=2, max_size=8),
+    cuts=st.lists(st.integers(0, 8), max_size=3),
 )
-def test_any_cutting_of_outcomes_leaves_the_same(outcomes: list[Any], cuts: list[int]) -> None:
+def test_any_cutting_of_outcomes_leaves_the_same(before: Any, outcomes: list[Any], cuts: list[int]) -> None:
     """Outcomes recorded together or one by one, some of them twice, leave the same."""
 
     def record(work: NotifyWork, items: Any) -> list[None]:
         record_outcomes(work, items)
         return [None for _ in items]
 
-    assert_list_command_same_for_any_cutting(three_open, record, outcomes, cuts)
+    assert_list_command_same_for_any_cutting(before, record, outcomes, cuts)

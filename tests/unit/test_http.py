@@ -48,6 +48,7 @@ from shared.http import (
     refuse,
     routes_without_access,
 )
+from shared.http.access import MOST_CLIENTS, RateLimiter
 from shared.metrics import Metrics
 from shared.storage.idempotency import Answer, IdempotencyKey
 
@@ -768,6 +769,18 @@ def test_a_client_that_hurries_is_slowed_down(bench: Bench) -> None:
     bench.clock.advance(timedelta(milliseconds=200))
     assert bench.send("GET", "/v1/things/a").status_code == 200
     assert bench.send("GET", "/v1/things/a").status_code == 429
+
+
+def test_made_up_clients_fill_no_memory() -> None:
+    """Whose bucket is full again is forgotten; who is still being slowed down is not."""
+    clock = FrozenClock(datetime(2026, 2, 10, 2, 0, tzinfo=UTC))
+    limiter = RateLimiter(5, clock)
+    for n in range(MOST_CLIENTS):
+        limiter.take(str(n))
+    clock.advance(timedelta(seconds=3))
+    assert [limiter.take("busy")[0] for _ in range(11)] == [True] * 10 + [False]
+    assert len(limiter._buckets) == 1
+    assert not limiter.take("busy")[0]
 
 
 def test_requests_are_counted_by_template(bench: Bench) -> None:

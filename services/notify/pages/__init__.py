@@ -7,7 +7,7 @@ from typing import Any, Final
 import sqlalchemy as sa
 from markupsafe import Markup
 
-from services.notify.domain import AttemptState, Notice, NoticeState, SendingState
+from services.notify.domain import AttemptState, Channel, Notice, NoticeState, SendingState
 from services.notify.store import Store
 from services.notify.work import Tools
 from shared.clock import start_of, today
@@ -59,6 +59,8 @@ _REASONS: Final = {
     "contact": "等待联系方式",
     "allowlist": "不在白名单",
     "phone": "该号码上一条结果未知",
+    "text": "文本或联系方式不可用",
+    "recalled": "已召回",
 }
 
 _COLUMNS: Final = (
@@ -124,7 +126,9 @@ def _bubble(row: Any, store: Store, tools: Tools) -> Bubble:
     accepted = row.state == AttemptState.ACCEPTED and covered
     state = covered[0].state if accepted else None
     return Bubble(
-        text=f"【{tools.rules.signature.strip('【】')}】{row.text}",
+        text=row.text
+        if row.channel == Channel.WECHAT
+        else f"【{tools.rules.signature.strip('【】')}】{row.text}",
         mobile=mask_mobile(tools.open_mobile(row.reference, row.mobile)),
         at=row.opened_at,
         state=STATES[state] if state else _UNDECIDED.get(row.state, STATES[NoticeState.HANDED_OVER]),
@@ -139,7 +143,7 @@ def _cells(notice: Notice) -> tuple[Any, ...]:
     return (
         notice.facts.unit_name,
         notice.facts.town,
-        code_words(_STAGES, notice.stage),
+        code_words(_STAGES, notice.wording[1]),
         notice.created_at,
         notice.handed_over_at,
         Words("、".join(word.zh for word in why), ", ".join(word.en for word in why)) if why else None,

@@ -1,0 +1,55 @@
+"""Which phone belongs to which follower of the official account, and since when."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from services.notify.work import NotifyWork
+from shared.storage.work import Cause
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A phone belongs to a follower of the official account. `source` says how that was made sure of."""
+
+    mobile: str = field(repr=False)
+    openid: str = field(repr=False)
+    source: str
+    cause: Cause
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The binding of now; `new` tells whether it was made by this."""
+
+    new: bool
+    bound_at: datetime
+
+
+def bind(work: NotifyWork, item: Bind) -> Bound:
+    """Binds a phone to a follower, in place of what either was bound to."""
+    mobile_index, openid_index = work.tools.phones.of(item.mobile), work.tools.phones.of(item.openid)
+    for row in work.store.bindings(mobile_index, openid_index):
+        if (row.mobile_index, row.openid_index) == (mobile_index, openid_index):
+            return Bound(False, row.bound_at)
+        work.store.end_binding(row.seq, at=work.now, by="replaced")
+        work.audit("binding.ended", str(row.seq), cause=item.cause, by="replaced")
+    seq = work.store.add_binding(
+        mobile_index=mobile_index,
+        openid_index=openid_index,
+        openid=work.tools.seal_openid(mobile_index, item.openid),
+        source=item.source,
+        bound_at=work.now,
+    )
+    work.audit("binding.made", str(seq), cause=item.cause, source=item.source)
+    return Bound(True, work.now)
+
+
+def unfollow(work: NotifyWork, openid: str) -> None:
+    """A follower left the official account; if it follows again, it has to be bound again."""
+    end_bindings(work, work.tools.phones.of(openid), "unfollowed", Cause("wechat", "callback"))
+
+
+def end_bindings(work: NotifyWork, openid_index: str, by: str, cause: Cause) -> None:
+    """Ends what a follower is bound to."""
+    for seq in work.store.end_bindings(openid_index, at=work.now, by=by):
+        work.audit("binding.ended", str(seq), cause=cause, by=by)
