@@ -367,6 +367,19 @@ def test_who_unfollows_gets_sms_and_has_to_be_bound_again(tmp_path: Path) -> Non
     play(tmp_path, story)
 
 
+def test_a_binding_that_can_not_be_opened_means_sms(tmp_path: Path) -> None:
+    """Its key is gone: the message goes all the same."""
+
+    async def story(desk: Desk) -> None:
+        await desk.bound()
+        await desk.core.run(lambda work: work.db.execute(binding.update().values(openid=b"spoilt")))
+        await due(desk)
+        await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (0, 1)
+
+    play(tmp_path, story)
+
+
 # -- one message for all units behind a phone ----------------------------------------------------------
 
 
