@@ -245,7 +245,7 @@ def test_only_an_owner_sends_csv_of_a_known_set(registry: Registry, tmp_path: Pa
 
 
 def test_a_batch_is_its_senders_alone(registry: Registry) -> None:
-    """State, errors and settling are 404 for any other department; reading the errors leaves an audit row."""
+    """404 for any other department, 403 for one town; reading the errors leaves an audit row."""
     batch = taken_in(registry, file(row(id_number=WRONG_ID)))
     path = f"/v1/batches/{batch['id']}"
     for method, rest, body in (
@@ -254,6 +254,8 @@ def test_a_batch_is_its_senders_alone(registry: Registry) -> None:
         ("POST", "/rows/2/settle", {"reason": "已核实"}),
     ):
         assert registry.ask(method, path + rest, body, department="AMR").status_code == 404
+        in_town = registry.ask(method, path + rest, body, department="HRSS", town="寻山街道")
+        assert in_town.status_code == 403
     assert "batch_errors_read" not in [action for action, _, _ in registry.audits()]
     (line,) = errors(registry, batch)
     assert (line["行号"], line["列"], line["错误"]) == ("2", "身份证号码", "id_number_check_digit")
