@@ -55,7 +55,7 @@ def code_words(known: Mapping[str, str], code: str | None) -> Words | None:
 
 
 @dataclass(frozen=True)
-class Listing:
+class ListPage:
     """What is behind a figure: at most `SHOWN` rows of `total`. `api` is the path that has them all.
 
     A cell is anything that `shown` takes, or Words.
@@ -79,7 +79,7 @@ class Pages:
 
     title: Words
     fragment: Callable[[sa.Connection, datetime, str], Markup]
-    listing: Callable[[sa.Connection, datetime, str], Listing | None]
+    listing: Callable[[sa.Connection, datetime, str], ListPage | None]
 
 
 class Reader(Protocol):

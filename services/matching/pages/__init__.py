@@ -12,7 +12,7 @@ from services.matching import store
 from services.matching.domain import STOCK, ClockState, Hold, Rule
 from services.matching.funnel import Place, count_places, place_of
 from shared.clock import today
-from shared.pages import SHOWN, Listing, Pages, Templates, Words, code_words
+from shared.pages import SHOWN, ListPage, Pages, Templates, Words, code_words
 
 AHEAD: Final = timedelta(days=6)
 """How far the clocks about to run out are looked at: today and six days more."""
@@ -111,9 +111,9 @@ def pages(rule: Rule) -> Pages:
             standing=_standing(db),
         )
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> Listing | None:
+    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
         kind, _, which = name.partition(".")
-        found: dict[str, Callable[[], Listing | None]] = {
+        found: dict[str, Callable[[], ListPage | None]] = {
             "place": lambda: _in_place(db, rule, which),
             "clocks": lambda: _clocks(db, which),
             "overdue": lambda: _overdue(db, today(now)),
@@ -160,7 +160,7 @@ def _prefixed(reasons: Sequence[str]) -> Words:
     )
 
 
-def _in_place(db: sa.Connection, rule: Rule, which: str) -> Listing | None:
+def _in_place(db: sa.Connection, rule: Rule, which: str) -> ListPage | None:
     if which not in set(Place):
         return None
     alike = [
@@ -180,11 +180,11 @@ def _in_place(db: sa.Connection, rule: Rule, which: str) -> Listing | None:
     return _leads(PLACES[Place(which)], total, store.leads_alike(db, alike, SHOWN))
 
 
-def _overdue(db: sa.Connection, day: date) -> Listing:
+def _overdue(db: sa.Connection, day: date) -> ListPage:
     return _leads(_OVERDUE, store.count_overdue(db, day, town=None), store.overdue_leads(db, day, SHOWN))
 
 
-def _leads(title: Words, total: int, rows: Sequence[Any]) -> Listing:
+def _leads(title: Words, total: int, rows: Sequence[Any]) -> ListPage:
     cells = [
         (
             row.unit_name,
@@ -196,10 +196,10 @@ def _leads(title: Words, total: int, rows: Sequence[Any]) -> Listing:
         )
         for row in rows
     ]
-    return Listing(title, _LEAD, cells, total, "/matching/v1/leads", _NONE)
+    return ListPage(title, _LEAD, cells, total, "/matching/v1/leads", _NONE)
 
 
-def _clocks(db: sa.Connection, which: str) -> Listing | None:
+def _clocks(db: sa.Connection, which: str) -> ListPage | None:
     state, _, reason = which.partition(".")
     if state not in set(ClockState):
         return None
@@ -207,16 +207,16 @@ def _clocks(db: sa.Connection, which: str) -> Listing | None:
     return _of_clocks(HOLDS.get(reason, Words("等待参保数据", "waiting for data")), total, rows)
 
 
-def _week(db: sa.Connection, day: date) -> Listing:
+def _week(db: sa.Connection, day: date) -> ListPage:
     return _of_clocks(_WEEK, *store.clocks_ending(db, day, day + AHEAD, SHOWN))
 
 
-def _of_clocks(title: Words, total: int, rows: Sequence[Any]) -> Listing:
+def _of_clocks(title: Words, total: int, rows: Sequence[Any]) -> ListPage:
     cells = [(row.unit_name, row.town, row.deadline, row.established_on) for row in rows]
-    return Listing(title, _CLOCK, cells, total, "/matching/v1/clocks?uscc=…", _NONE)
+    return ListPage(title, _CLOCK, cells, total, "/matching/v1/clocks?uscc=…", _NONE)
 
 
-def _visits(db: sa.Connection) -> Listing:
+def _visits(db: sa.Connection) -> ListPage:
     total, rows = store.open_visits(db, SHOWN)
     cells = [(row.unit_name, row.town, code_words(_CODES, row.reason), row.created_at) for row in rows]
-    return Listing(_VISITS, _VISIT, cells, total, "/matching/v1/visits?state=open", _NONE)
+    return ListPage(_VISITS, _VISIT, cells, total, "/matching/v1/visits?state=open", _NONE)

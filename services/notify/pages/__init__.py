@@ -11,7 +11,7 @@ from services.notify.domain import AttemptState, Channel, Notice, NoticeState, S
 from services.notify.store import Store
 from services.notify.work import Tools
 from shared.clock import start_of, today
-from shared.pages import SHOWN, Listing, Pages, Templates, Words, code_words
+from shared.pages import SHOWN, ListPage, Pages, Templates, Words, code_words
 from shared.privacy import mask_mobile
 
 MESSAGES: Final = 4
@@ -105,11 +105,11 @@ def pages(tools: Tools) -> Pages:
             hours=tools.rules.hours,
         )
 
-    def listing(db: sa.Connection, _now: datetime, name: str) -> Listing | None:
+    def listing(db: sa.Connection, _now: datetime, name: str) -> ListPage | None:
         if name not in set(NoticeState):
             return None
         store, state = Store(db, tools.rules), NoticeState(name)
-        return Listing(
+        return ListPage(
             STATES[state],
             _COLUMNS,
             [_cells(notice) for notice in store.newest(state, SHOWN)],

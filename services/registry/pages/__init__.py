@@ -9,7 +9,7 @@ from markupsafe import Markup
 from services.registry.domain import City, Unit, late_days
 from services.registry.store import Store, Vault
 from shared.clock import today
-from shared.pages import SHOWN, Listing, Pages, Templates, Words
+from shared.pages import SHOWN, ListPage, Pages, Templates, Words
 
 _COLUMNS: Final = (
     Words("单位", "unit"),
@@ -46,7 +46,7 @@ def pages(city: City, vault: Vault) -> Pages:
             ],
         )
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> Listing | None:
+    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
         store, day = Store(db, vault), today(now)
         if name == "units":
             return _units(store, day, insured=None)
@@ -55,9 +55,9 @@ def pages(city: City, vault: Vault) -> Pages:
     return Pages(Words("单位库", "registry"), fragment, listing)
 
 
-def _units(store: Store, day: date, *, insured: bool | None) -> Listing:
+def _units(store: Store, day: date, *, insured: bool | None) -> ListPage:
     found = store.unit_page(towns=(), insured=insured, q=None, after="", limit=SHOWN, today=day)
-    return Listing(
+    return ListPage(
         _ALL if insured is None else _UNINSURED,
         _COLUMNS,
         [_cells(unit) for unit in found],

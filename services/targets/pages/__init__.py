@@ -9,7 +9,7 @@ from markupsafe import Markup
 from services.targets.domain import Plan, Target, by_town, progress
 from services.targets.store import Figures
 from shared.clock import today
-from shared.pages import Listing, Pages, Templates, Words, shown
+from shared.pages import ListPage, Pages, Templates, Words, shown
 
 _COLUMNS: Final = (
     Words("镇街", "town"),
@@ -31,7 +31,7 @@ def pages(plan: Plan) -> Pages:
         others = len(plan.targets) - len(counted)
         return templates.render("fragment.html", base=base, year=day.year, counted=counted, others=others)
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> Listing | None:
+    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
         if name == "uncounted":
             return _uncounted(plan, today(now).year)
         target = next((item for item in plan.targets if item.id == name and item.is_counted), None)
@@ -40,7 +40,7 @@ def pages(plan: Plan) -> Pages:
     return Pages(Words("目标任务", "targets"), fragment, listing)
 
 
-def _towns(db: sa.Connection, plan: Plan, target: Target, now: datetime) -> Listing:
+def _towns(db: sa.Connection, plan: Plan, target: Target, now: datetime) -> ListPage:
     day = today(now)
     lines = by_town(target, plan.towns, Figures(db).tallies(day.year, day))
     rows = [
@@ -49,10 +49,10 @@ def _towns(db: sa.Connection, plan: Plan, target: Target, now: datetime) -> List
         if line.actual
     ]
     api = f"/targets/v1/progress?year={day.year}&target={target.id}&by=town"
-    return Listing(Words(target.name, target.id), _COLUMNS, rows, len(rows), api, _NONE)
+    return ListPage(Words(target.name, target.id), _COLUMNS, rows, len(rows), api, _NONE)
 
 
-def _uncounted(plan: Plan, year: int) -> Listing:
+def _uncounted(plan: Plan, year: int) -> ListPage:
     rows = [
         (
             target.id,
@@ -62,7 +62,7 @@ def _uncounted(plan: Plan, year: int) -> Listing:
         for target in plan.targets
         if not target.is_counted
     ]
-    return Listing(
+    return ListPage(
         Words("尚无数据来源的目标", "targets without data yet"),
         (Words("编号", "id"), Words("目标", "target"), Words(f"{year} 年目标", f"for {year}")),
         rows,
