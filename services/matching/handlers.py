@@ -216,7 +216,7 @@ def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]
         lead, word = case.lead, _WORDS[type(event)]
         details = event.model_dump(include={"notice_id", "stage", "channel", "reference", "reason"})
         work.note(lead, f"notice_{word}", item.cause, **details)
-        if event.stage == CORRECTION:
+        if event.stage.startswith(CORRECTION):  # also those of a recalled stage
             continue
         _hear(work, case, lead, item, word)
         if isinstance(event, NoticeUnreached) and event.notice_id not in visited:

@@ -14,8 +14,18 @@ def upgrade() -> None:
         "attempt",
         sa.Column("reference", sa.String(length=16), nullable=False, comment="printed in the message"),
         sa.Column("account", sa.String(length=32), nullable=False),
+        sa.Column("channel", sa.String(length=8), server_default="sms", nullable=False),
         sa.Column("mobile", sa.LargeBinary(), nullable=False, comment="encrypted"),
-        sa.Column("mobile_index", sa.String(length=64), nullable=False),
+        sa.Column(
+            "mobile_index", sa.String(length=64), nullable=False, comment="whose phone: caps count by it"
+        ),
+        sa.Column(
+            "recipient_index",
+            sa.String(length=64),
+            server_default="",
+            nullable=False,
+            comment="whom the carrier names in receipts: the number, or the follower",
+        ),
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("fragments", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
@@ -47,6 +57,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'open'"),
     )
     op.create_index("attempt_opened", "attempt", ["opened_at"], unique=False)
+    op.create_index("attempt_recipient", "attempt", ["recipient_index", "opened_at"], unique=False)
     op.create_table(
         "audit",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -82,6 +93,45 @@ def upgrade() -> None:
         sa.Column("hash", sa.String(length=80), nullable=False),
         sa.PrimaryKeyConstraint("no"),
         comment="the chain over the audit rows",
+    )
+    op.create_table(
+        "binding",
+        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("mobile_index", sa.String(length=64), nullable=False),
+        sa.Column("openid_index", sa.String(length=64), nullable=False),
+        sa.Column("openid", sa.LargeBinary(), nullable=False, comment="encrypted"),
+        sa.Column(
+            "source",
+            sa.String(length=64),
+            nullable=False,
+            comment="how the owner of the phone was made sure of",
+        ),
+        sa.Column("bound_at", Instant(), nullable=False),
+        sa.Column("ended_at", Instant(), nullable=True),
+        sa.Column(
+            "ended_by",
+            sa.String(length=64),
+            nullable=True,
+            comment="unfollowed, replaced, or the carrier's code",
+        ),
+        sa.PrimaryKeyConstraint("seq"),
+        comment="which follower of the official account a phone belongs to; at most one each way",
+    )
+    op.create_index(
+        "binding_mobile",
+        "binding",
+        ["mobile_index"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
+    )
+    op.create_index(
+        "binding_openid",
+        "binding",
+        ["openid_index"],
+        unique=True,
+        sqlite_where=sa.text("ended_at IS NULL"),
+        postgresql_where=sa.text("ended_at IS NULL"),
     )
     op.create_table(
         "calendar_year",
@@ -167,6 +217,16 @@ def upgrade() -> None:
         sa.Column("changed_at", Instant(), nullable=False),
         sa.Column("handed_over_at", Instant(), nullable=True),
         sa.Column("ended_at", Instant(), nullable=True),
+        sa.Column("channel", sa.String(length=8), nullable=True, comment="what took it last"),
+        sa.Column(
+            "sms_only", sa.Boolean(), server_default=sa.text("0"), nullable=False, comment="WeChat is through"
+        ),
+        sa.Column(
+            "corrects",
+            sa.String(length=16),
+            nullable=True,
+            comment="reference of the wrong message that it takes back",
+        ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("lead_id", "episode", "stage", "recipient", name="notice_key"),
         comment="what somebody has to be told, once",
@@ -215,7 +275,12 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("account", sa.String(length=32), nullable=False),
         sa.Column("message_group", sa.String(length=64), nullable=False),
-        sa.Column("mobile_index", sa.String(length=64), nullable=False),
+        sa.Column(
+            "mobile_index",
+            sa.String(length=64),
+            nullable=False,
+            comment="index of the number or the follower",
+        ),
         sa.Column("delivered", sa.Boolean(), nullable=False),
         sa.Column("code", sa.String(length=64), nullable=False),
         sa.Column("reported_at", Instant(), nullable=False, comment="the carrier's instant"),
@@ -258,9 +323,16 @@ def upgrade() -> None:
         sa.Column(
             "contacts", sa.LargeBinary(), nullable=False, comment="encrypted JSON list of {role, mobile}"
         ),
+        sa.Column(
+            "mobile_index",
+            sa.String(length=64),
+            nullable=True,
+            comment="whom to write to; empty: nobody; None: not known yet",
+        ),
         sa.PrimaryKeyConstraint("uscc"),
         comment="notify's own copy of what registry knows about whom to write to",
     )
+    op.create_index("unit_contact_mobile", "unit_contact", ["mobile_index"], unique=False)
     op.create_table(
         "attempt_notice",
         sa.Column("reference", sa.String(length=16), nullable=False),
