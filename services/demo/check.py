@@ -1,5 +1,7 @@
 """The independent check of the demo's story: every reminder once, in time, to the right phone, and no other.
 
+Who does not enrol after the first reminder gets a second one; which of them a row is, its text says.
+
 It reads the generator's records (facts, each with the instants between which the registry took it) and the
 ledger of the carrier sandbox, and knows the law on its own: the working days below are written out by hand.
 It imports nothing of the services and no calendar; an error there cannot repeat itself here.
@@ -11,8 +13,8 @@ import json
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,10 @@ SILENCE = timedelta(hours=72)
 ON_ITS_WAY = timedelta(seconds=5)
 # a unit must have been ready for so long inside one window before its reminder counts as missing
 ENOUGH = timedelta(minutes=60)
+# the second reminder is due on this working day after the first one's, days of suspension not counted
+SECOND_AFTER_WORKING_DAYS = 10
+# words that only the second reminder has, and only the correction of a wrong message
+SAYS_SECOND, SAYS_CORRECTION = "经提醒仍未", "请勿据此办理"
 
 OBLIGED_KINDS = {
     "enterprise",
@@ -91,6 +97,21 @@ class Row:
     mobile: str
     content: str
     accepted: bool
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether it takes an earlier message back."""
+        return SAYS_CORRECTION in self.content
+
+    @property
+    def is_second(self) -> bool:
+        """Whether it is a second reminder."""
+        return SAYS_SECOND in self.content and not self.is_correction
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is a first reminder: whatever says nothing else."""
+        return not self.is_second and not self.is_correction
 
 
 @dataclass(frozen=True)
@@ -244,10 +265,48 @@ class Story:
         """The first span inside one window in which the reminder must have left, None when none must."""
         if not unit.all("registered"):
             return None
+        return self._span(unit, lambda at: self.hindrance(unit, at, MUST))
+
+    def second_hindrance(self, unit: Unit, first: Row, at: datetime, view: View) -> str | None:
+        """Why no second reminder may leave at an instant after the first one, None when it may."""
+        due = self._second_due(unit, first, view)
+        if due is None or at < due:
+            return "early"
+        # once the lead has ended, the first reminder has no second one, even if another lead opens
+        ended = (self.lead_hindrance(unit, then, view) for then in _moments(unit, first.at, at))
+        return next((why for why in ended if why), None) or self.hindrance(unit, at, view)
+
+    def second_required(self, unit: Unit, first: Row) -> tuple[datetime, datetime] | None:
+        """The first span inside one window in which the second reminder must have left, None when none must."""
+        due = self._second_due(unit, first, MUST)
+        if due is None:
+            return None
+        return self._span(unit, lambda at: self.second_hindrance(unit, first, at, MUST), due)
+
+    def _second_due(self, unit: Unit, first: Row, view: View) -> datetime | None:
+        """When the hours begin in which the second reminder leaves; None when not before the story's end."""
+        day, counted = day_of(first.at), 0
+        while day < day_of(self.until):
+            day += timedelta(days=1)
+            start = datetime.combine(day, time(), SHANGHAI)
+            if not is_working_day(day) or unit.suspended(start, view):
+                continue
+            if counted == SECOND_AFTER_WORKING_DAYS - 1:  # the step is taken as this day begins
+                return datetime.combine(day, OPENS, SHANGHAI)
+            end = start + timedelta(days=1)
+            counted += not any(unit.suspended(at, view) for at in _moments(unit, start, end) if at < end)
+        return None
+
+    def _span(
+        self, unit: Unit, hindrance: Callable[[datetime], str | None], since: datetime | None = None
+    ) -> tuple[datetime, datetime] | None:
+        """The first span of enough length inside one window in which nothing hinders."""
         for opens, closes in self._windows(unit):
+            if since and closes <= since:
+                continue
             ready: datetime | None = None
             for at in self._instants(unit, opens, closes):
-                if at == closes or self.hindrance(unit, at, MUST):
+                if at == closes or hindrance(at):
                     if ready and at - ready >= ENOUGH:
                         return ready, at
                     ready = None
@@ -284,6 +343,16 @@ class Story:
         )
 
 
+def _moments(unit: Unit, since: datetime, until: datetime) -> list[datetime]:
+    """The instants of a span at which what is true of a unit can change, its ends included."""
+    days = range(1, (day_of(until) - day_of(since)).days + 1)
+    midnight = datetime.combine(day_of(since), time(), SHANGHAI)
+    changes = [t for f in unit.facts for t in (f.asked, f.answered)]
+    settled = [t + ON_ITS_WAY + timedelta(microseconds=1) for t in changes]
+    moments = (*(midnight + timedelta(days=n) for n in days), *changes, *settled)
+    return sorted({since, until, *(t for t in moments if since < t < until)})
+
+
 def _wrong_text(unit: Unit, row: Row) -> Iterator[Finding]:
     if unit.name not in row.content:
         yield Finding("wrong text", unit.uscc, f"row {row.seq} does not name the unit")
@@ -301,25 +370,68 @@ def _written(day: date) -> tuple[str, ...]:
     )
 
 
-def _judge_row(story: Story, unit: Unit, row: Row) -> Iterator[Finding]:
+def _judge_row(unit: Unit, row: Row) -> Iterator[Finding]:
+    """What holds of every message."""
     local = row.at.astimezone(SHANGHAI)
     if not is_working_day(local.date()) or not OPENS <= local.time() < CLOSES:
         yield Finding("outside hours", unit.uscc, f"row {row.seq} at {local.isoformat()}")
     if row.mobile != unit.mobile:
         yield Finding("wrong phone", unit.uscc, f"row {row.seq} went to a phone that is not the unit's")
-    hindrance = story.hindrance(unit, row.at, MAY)
+
+
+def _judge_reminder(unit: Unit, row: Row, hindrance: str | None) -> Iterator[Finding]:
+    yield from _judge_row(unit, row)
     # without a phone of its own any row of the unit is a wrong phone, said above
     if hindrance and hindrance != "no phone":
-        yield Finding(hindrance, unit.uscc, f"row {row.seq} at {local.isoformat()}")
+        yield Finding(hindrance, unit.uscc, f"row {row.seq} at {row.at.astimezone(SHANGHAI).isoformat()}")
     yield from _wrong_text(unit, row)
 
 
+def _judge_second(story: Story, unit: Unit, row: Row, firsts: Sequence[Row]) -> Iterator[Finding]:
+    first = next((r for r in firsts if r.at <= row.at), None)
+    if first is None:
+        yield from _judge_reminder(unit, row, story.hindrance(unit, row.at, MAY))
+        yield Finding("without a first", unit.uscc, f"row {row.seq} is a second reminder, none came before")
+    else:
+        yield from _judge_reminder(unit, row, story.second_hindrance(unit, first, row.at, MAY))
+
+
+def _judge_correction(unit: Unit, row: Row, rows: Sequence[Row]) -> Iterator[Finding]:
+    """Only a later date of establishment, told after a message had left, is a reason to take it back."""
+    yield from _judge_row(unit, row)
+    if unit.name not in row.content:
+        yield Finding("wrong text", unit.uscc, f"row {row.seq} does not name the unit")
+    left = min((r.at for r in rows if not r.is_correction), default=row.at)
+    before = unit.established_on
+    founded = False
+    for fact in unit.all("corrected"):
+        day = date.fromisoformat(fact.about["established_on"])
+        founded |= day > before and fact.asked <= row.at and left <= fact.answered + ON_ITS_WAY
+        before = day
+    if not founded:
+        yield Finding("unfounded", unit.uscc, f"row {row.seq} takes back what was right, or nothing")
+
+
 def _judge_unit(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[Finding]:
+    firsts = _counted(unit, [r for r in rows if r.is_first])
+    seconds = _counted(unit, [r for r in rows if r.is_second])
+    corrections = _counted(unit, [r for r in rows if r.is_correction])
+    yield from _judge_count(unit, firsts, story.required(unit))
+    required = story.second_required(unit, firsts[0]) if firsts else None
+    yield from _prefixed("second", _judge_count(unit, seconds, required))
+    yield from _prefixed("correction", _judge_count(unit, corrections, None))
+
+
+def _counted(unit: Unit, rows: Sequence[Row]) -> list[Row]:
     # a phone that the carrier refuses was tried when its refused row is there
-    counted = [r for r in rows if r.accepted or unit.phone == "refused"]
+    return [r for r in rows if r.accepted or unit.phone == "refused"]
+
+
+def _judge_count(
+    unit: Unit, counted: Sequence[Row], required: tuple[datetime, datetime] | None
+) -> Iterator[Finding]:
     if len(counted) > 1:
         yield Finding("doubled", unit.uscc, "rows " + ", ".join(str(r.seq) for r in counted))
-    required = story.required(unit)
     if required is None:
         return
     ready, by = required
@@ -327,6 +439,10 @@ def _judge_unit(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[Findi
         yield Finding("missing", unit.uscc, f"due from {ready.isoformat()}, nothing until {by.isoformat()}")
     elif counted[0].at > by:
         yield Finding("late", unit.uscc, f"row {counted[0].seq}, due until {by.isoformat()}")
+
+
+def _prefixed(prefix: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    return (replace(f, kind=f"{prefix}: {f.kind}") for f in findings)
 
 
 def check(records: dict[str, Any], rows: Sequence[Row]) -> list[Finding]:
@@ -340,7 +456,16 @@ def check(records: dict[str, Any], rows: Sequence[Row]) -> list[Finding]:
             findings.append(Finding("no unit", f"row {row.seq}", "belongs to no unit of the records"))
             continue
         of_unit[unit.uscc].append(row)
-        findings.extend(_judge_row(story, unit, row))
+    for unit in story.units:
+        own = of_unit[unit.uscc]
+        firsts = _counted(unit, [r for r in own if r.is_first])
+        for row in own:
+            if row.is_first:
+                findings.extend(_judge_reminder(unit, row, story.hindrance(unit, row.at, MAY)))
+            elif row.is_second:
+                findings.extend(_prefixed("second", _judge_second(story, unit, row, firsts)))
+            else:
+                findings.extend(_prefixed("correction", _judge_correction(unit, row, own)))
     for unit in story.units:
         findings.extend(_judge_unit(story, unit, of_unit[unit.uscc]))
     return findings
@@ -349,12 +474,15 @@ def check(records: dict[str, Any], rows: Sequence[Row]) -> list[Finding]:
 def tally(records: dict[str, Any], rows: Sequence[Row]) -> dict[str, int]:
     """How many units fared how, by records and ledger, to be set beside the services' own figures."""
     story = Story(records)
-    tried = {u.uscc: row for row in reversed(rows) if (u := story.by_mobile.get(row.mobile))}
+    owned = [(u.uscc, row) for row in reversed(rows) if (u := story.by_mobile.get(row.mobile))]
+    tried = {uscc: row for uscc, row in owned if row.is_first}
+    again = {uscc for uscc, row in owned if row.is_second}
     counts = dict.fromkeys(
         (
             "registered",
             "enrolled in time",
             "reminded",
+            "reminded twice",
             "enrolled after reminder",
             "withdrawn",
             "unreached",
@@ -366,6 +494,7 @@ def tally(records: dict[str, Any], rows: Sequence[Row]) -> dict[str, int]:
     for unit in story.units:
         for column in _columns(story, unit, tried.get(unit.uscc)):
             counts[column] += 1
+        counts["reminded twice"] += unit.uscc in again
     return counts
 
 

@@ -245,16 +245,24 @@ def services_figures(suite: Suite) -> dict[str, int]:
     for uscc in units:
         of_unit = notices.get(uscc, [])
         states = {notice["state"] for notice in of_unit}
-        reasons = {notice.get("reason") for notice in of_unit if notice["state"] == "unreached"}
-        reminded = bool(states & {"handed_over", "delivered"} or reasons & {"silent", "unknown", "refused"})
+        tried = {notice["stage"] for notice in of_unit if _was_tried(notice)}
+        reminded = "reminder" in tried
         counts["registered"] += 1
         counts["enrolled in time"] += ("stopped", "enrolled") in clocks[uscc] and uscc not in ends
         counts["reminded"] += reminded
+        counts["reminded twice"] += "second_reminder" in tried
         counts["enrolled after reminder"] += reminded and "enrolled" in ends.get(uscc, ())
         counts["withdrawn"] += states == {"withdrawn"}
         counts["unreached"] += "unreached" in states
         counts["waiting"] += any(state == "waiting" for state, _ in clocks[uscc])
     return dict(counts)
+
+
+def _was_tried(notice: Mapping[str, Any]) -> bool:
+    """Whether the carrier was asked to bring it, whatever came of that."""
+    if notice["state"] == "unreached":
+        return bool(notice["reason"] != "no_contact")
+    return notice["state"] in {"handed_over", "delivered"}
 
 
 def run(

@@ -127,7 +127,12 @@ OPEN_UNITS = """
     SELECT notice.uscc FROM attempt JOIN attempt_notice USING (reference)
     JOIN notice ON notice.id = attempt_notice.notice_id WHERE attempt.state = 'open'
 """
-UNKNOWN = "SELECT uscc FROM notice WHERE state = 'unreached' AND reason = 'unknown'"
+UNKNOWN = "SELECT uscc, stage FROM notice WHERE state = 'unreached' AND reason = 'unknown'"
+LOST = {"missing", "second: missing"}
+EXCUSED = {
+    "reminder": {"missing", "second: missing", "second: late", "second: without a first"},
+    "second_reminder": {"second: missing"},
+}
 VISITED = "SELECT uscc FROM visit"
 LOOKS = """
     SELECT notice.uscc, attempt.looked_at FROM attempt JOIN attempt_notice USING (reference)
@@ -183,16 +188,26 @@ def judge(killing: Killing, console: Console) -> dict[str, Any]:
     """What the ledger, the records and the kill log say together."""
     records = check.read_records(killing.folder / story.RECORDS)
     findings = check.check(records, check.read_ledger(killing.folder / story.LEDGER))
-    unknown = {uscc for (uscc,) in killing._ask("notify", UNKNOWN)}
+    ended = [(uscc, stage) for uscc, stage in killing._ask("notify", UNKNOWN)]
+    unknown = {uscc for uscc, _ in ended}
     visited = {uscc for (uscc,) in killing._ask("matching", VISITED)}
     scripted = {unit["uscc"] for unit in records["units"] if unit["phone"] == "dropped"}
     excused = unknown & visited & (killing.open_units | scripted)
-    lost = [f for f in findings if f.kind == "missing" and f.subject not in excused]
+    # A first reminder of unknown outcome may be missing, and then the second counts from an end 72 hours later,
+    # which the ledger does not show; a second one of unknown outcome may be missing itself.
+    may_be: dict[str, set[str]] = {}
+    for uscc, stage in ended:
+        if uscc in excused:
+            may_be.setdefault(uscc, set()).update(EXCUSED.get(stage, ()))
+    findings = [f for f in findings if f.kind not in may_be.get(f.subject, ())]
+    lost = [f for f in findings if f.kind in LOST]
     lost_units = {f.subject for f in lost} | (unknown - excused)
     kinds = Counter(finding.kind for finding in findings)
-    other = [f for f in findings if f.kind != "missing"]
+    other = [f for f in findings if f.kind not in LOST]
     for finding in [*lost, *other]:
         console.print(f"finding: {finding}")
+    doubled = kinds["doubled"] + kinds["second: doubled"]
+    after_enrolment = kinds["after enrolment"] + kinds["second: after enrolment"]
     in_flight: Counter[str] = Counter()
     for death in killing.log:
         in_flight.update(death)
@@ -202,9 +217,9 @@ def judge(killing: Killing, console: Console) -> dict[str, Any]:
         "in_flight": dict(in_flight),
         "unknown_final": len(unknown),
         "lost": len(lost_units),
-        "doubled": kinds["doubled"],
-        "after_enrolment": max(kinds["after enrolment"], len(late_looks(killing, records))),
-        "other_findings": len(other) - kinds["doubled"] - kinds["after enrolment"],
+        "doubled": doubled,
+        "after_enrolment": max(after_enrolment, len(late_looks(killing, records))),
+        "other_findings": len(other) - doubled - after_enrolment,
     }
 
 

@@ -83,16 +83,42 @@ def instants(records: dict, unit: dict) -> list[datetime]:
     )
 
 
+def second_day(unit: dict, first: date) -> date:
+    """The tenth working day after the first reminder's, days of suspension not counted."""
+    day = first
+    for _ in range(10):
+        day += timedelta(days=1)
+        while not working(day) or suspended_on(unit, day):
+            day += timedelta(days=1)
+    return day
+
+
+def suspended_on(unit: dict, day: date) -> bool:
+    """Whether a unit was suspended on a day, if only for a part of it. At most one suspension."""
+    days = [
+        date.fromisoformat(f[f"{f['fact']}_on"])
+        for f in unit["facts"]
+        if f["fact"] in ("suspended", "resumed")
+    ]
+    return bool(days) and days[0] <= day <= (days[1] if len(days) > 1 else date.max)
+
+
 def simulate(records: dict) -> list[Row]:
     rows = []
     for unit in records["units"]:
+        accepted, not_before, again = unit["phone"] != "refused", date.min, False
         for at in instants(records, unit):
             last = deadline_to_name(records, unit, at)
-            if last:
-                text = f"{unit['name']}：登记期限至{last.year}年{last.month}月{last.day}日届满。"
-                accepted = unit["phone"] != "refused"
-                rows.append(Row(0, at + timedelta(seconds=1), unit["mobile"], text, accepted))
+            if not last or at.date() < not_before:
+                continue
+            until = f"{last.year}年{last.month}月{last.day}日届满"
+            said = f"期限已于{until}，经提醒仍未查询到记录。" if again else f"登记期限至{until}。"
+            rows.append(
+                Row(0, at + timedelta(seconds=1), unit["mobile"], f"{unit['name']}：{said}", accepted)
+            )
+            if again:
                 break
+            not_before, again = second_day(unit, at.date()), True
     rows.sort(key=lambda row: row.at)
     return [replace(row, seq=n) for n, row in enumerate(rows, 1)]
 
@@ -111,13 +137,32 @@ def ledger(records):
     return simulate(records)
 
 
-def unit_of(records, fate, n=0):
-    return [u for u in records["units"] if u["fate"] == fate][n]
+def unit_of(records, fate):
+    """The last unit of a fate to come to its deadline, so that most get no second reminder before the end."""
+    return max((u for u in records["units"] if u["fate"] == fate), key=lambda u: u["established_on"])
 
 
 def row_of(records, ledger, fate):
     mobile = unit_of(records, fate)["mobile"]
     return next(row for row in ledger if row.mobile == mobile)
+
+
+def is_second(row):
+    return "经提醒" in row.content
+
+
+def seconds(ledger):
+    return [row for row in ledger if is_second(row)]
+
+
+def second_of(records, ledger, fate):
+    """A second reminder to a unit of this fate, with the unit."""
+    units = {u["mobile"]: u for u in records["units"] if u["fate"] == fate and u["mobile"]}
+    return next((row, units[row.mobile]) for row in seconds(ledger) if row.mobile in units)
+
+
+def first_of(ledger, second):
+    return next(row for row in ledger if row.mobile == second.mobile)
 
 
 def kinds(records, rows):
@@ -138,7 +183,10 @@ def test_a_right_ledger_passes(seed):
     city = generate(seed, TOWNS)
     records = city.records(city.planned(), until=END)
     rows = simulate(records)
-    assert len(rows) > 150
+    assert len(rows) - len(seconds(rows)) > 150
+    assert {u["phone"] for u in records["units"]} - {"none"} == {
+        u["phone"] for u in records["units"] if u["mobile"] in {row.mobile for row in seconds(rows)}
+    }
     assert check.check(records, rows) == []
 
 
@@ -154,6 +202,13 @@ def test_each_reminder_is_missed_when_it_is_dropped(records, ledger):
     story = check.Story(records)
     demanded = {unit.mobile for unit in story.units if story.required(unit)}
     assert demanded - {None} == {row.mobile for row in ledger}
+    firsts = {row.mobile: row for row in reversed(ledger)}
+    again = {
+        unit.mobile
+        for unit in story.units
+        if unit.mobile in firsts and story.second_required(unit, firsts[unit.mobile])
+    }
+    assert again == {row.mobile for row in seconds(ledger)}
 
 
 def test_a_doubled_reminder_is_found(records, ledger):
@@ -332,12 +387,174 @@ def test_a_fact_whose_request_was_under_way_is_judged_both_ways(records, ledger)
     assert story.required(unit)[0] == datetime(2026, 1, 30, 8, 30, tzinfo=ZONE)
 
 
+# -- the second reminder ----------------------------------------------------------------------------------
+
+
+def test_a_dropped_second_reminder_is_found(records, ledger):
+    """Mutation: drop."""
+    for lost in seconds(ledger)[::12]:
+        found = check.check(records, [row for row in ledger if row is not lost])
+        assert [f.kind for f in found] == ["second: missing"]
+
+
+def test_a_doubled_second_reminder_is_found(records, ledger):
+    """Mutation: double; a refused phone too is tried but once."""
+    for fate in ("never_enrols", "refused_phone"):
+        row, _ = second_of(records, ledger, fate)
+        again = replace(row, seq=9999, at=row.at + timedelta(minutes=1))
+        assert kinds(records, [*ledger, again]) == {"second: doubled"}
+
+
+@pytest.mark.parametrize(
+    "fate", ["never_enrols", "silent_phone", "refused_phone", "failing_phone", "dropped_connection"]
+)
+def test_a_second_reminder_a_day_early_is_found(records, ledger, fate):
+    """Mutation: on the ninth working day, whatever the carrier does to the phone."""
+    row, _ = second_of(records, ledger, fate)
+    day = row.at - timedelta(days=1)
+    while not working(day.date()):
+        day -= timedelta(days=1)
+    assert kinds(records, with_row(ledger, row, replace(row, at=day))) == {"second: early"}
+
+
+def test_a_second_reminder_before_the_hours_of_its_day_is_found(records, ledger):
+    """The lead has advanced at midnight, the message waits for 08:30."""
+    row, _ = second_of(records, ledger, "never_enrols")
+    hasty = replace(row, at=row.at - timedelta(minutes=1))
+    assert kinds(records, with_row(ledger, row, hasty)) == {"second: early", "second: outside hours"}
+
+
+@pytest.mark.parametrize(
+    ("fate", "kind"),
+    [
+        ("enrols_after_reminder", "second: after enrolment"),
+        ("future_start_after_reminder", "second: after enrolment"),
+        ("closed_after_reminder", "second: after closure"),
+    ],
+)
+def test_a_second_reminder_after_the_end_of_the_lead_is_found(records, ledger, fate, kind):
+    """Mutation: to who enrolled or closed after the first one, before the second."""
+    again = {row.mobile for row in seconds(ledger)}
+    unit = next(
+        u
+        for u in records["units"]
+        if u["fate"] == fate and u["mobile"] not in again and u["established_on"] < "2026-01-20"
+    )
+    first = next(row for row in ledger if row.mobile == unit["mobile"])
+    row = replace(
+        first,
+        seq=9999,
+        at=datetime(2026, 3, 19, 10, tzinfo=ZONE),
+        content=first.content.replace("。", "，经提醒仍未查询到记录。"),
+    )
+    assert kinds(records, [*ledger, row]) == {kind}
+
+
+def test_a_late_second_reminder_is_found(records, ledger):
+    """The working day after the one on which it was due."""
+    row, _ = second_of(records, ledger, "never_enrols")
+    day = row.at + timedelta(days=1)
+    while not working(day.date()):
+        day += timedelta(days=1)
+    assert kinds(records, with_row(ledger, row, replace(row, at=day))) == {"second: late"}
+
+
+def test_a_second_reminder_without_a_first_is_found(records, ledger):
+    """The first one is missed as well."""
+    row, _ = second_of(records, ledger, "never_enrols")
+    first = first_of(ledger, row)
+    assert kinds(records, [r for r in ledger if r is not first]) == {"missing", "second: without a first"}
+
+
+def test_a_second_reminder_to_a_wrong_phone_or_with_a_wrong_text_is_found(records, ledger):
+    """Like the first one."""
+    row, _ = second_of(records, ledger, "never_enrols")
+    wrong = replace(row, mobile=unit_of(records, "in_time")["mobile"])
+    assert kinds(records, with_row(ledger, row, wrong)) == {"second: wrong phone"}
+    wrong = replace(row, content=row.content.replace("日", "0日"))
+    assert kinds(records, with_row(ledger, row, wrong)) == {"second: wrong text"}
+
+
+@pytest.mark.parametrize("back", [8, 30])
+def test_days_of_suspension_do_not_count(records, back):
+    """A unit suspended between the two: its second reminder leaves later, and never before it is back."""
+    paused = json.loads(json.dumps(records))
+    row, unit = second_of(records, simulate(records), "never_enrols")
+    unit = next(u for u in paused["units"] if u["uscc"] == unit["uscc"])
+    gone = row.at - timedelta(days=3)
+    for fact, at in (("suspended", gone), ("resumed", gone + timedelta(days=back))):
+        stamp = at.isoformat()
+        day = at.date().isoformat()
+        unit["facts"].append({"fact": fact, f"{fact}_on": day, "asked_at": stamp, "answered_at": stamp})
+    right = simulate(paused)
+    assert check.check(paused, right) == []
+    later = next(r for r in seconds(right) if r.mobile == unit["mobile"])
+    assert later.at > gone + timedelta(days=back)
+    at_once = replace(later, at=later.at - timedelta(days=1))
+    assert "second: early" in kinds(paused, with_row(right, later, at_once))
+    while_away = replace(later, at=row.at)
+    assert "second: early" in kinds(paused, with_row(right, later, while_away))
+
+
+def test_a_step_taken_before_a_suspension_leaves_when_it_is_over(records, ledger):
+    """The lead had advanced at midnight: the message, held since 07:00, goes as soon as the unit is back."""
+    paused = json.loads(json.dumps(records))
+    row, unit = second_of(records, ledger, "never_enrols")
+    unit = next(u for u in paused["units"] if u["uscc"] == unit["uscc"])
+    back = row.at + timedelta(days=1)
+    while not working(back.date()):
+        back += timedelta(days=1)
+    for fact, at in (("suspended", row.at.replace(hour=7)), ("resumed", back.replace(hour=10))):
+        stamp = at.isoformat()
+        unit["facts"].append({"fact": fact, "asked_at": stamp, "answered_at": stamp})
+    assert kinds(paused, ledger) == {"second: while suspended"}
+    assert kinds(paused, with_row(ledger, row, replace(row, at=back.replace(hour=11)))) == set()
+    dropped = [r for r in ledger if r is not row]
+    assert kinds(paused, dropped) == {"second: missing"}
+
+
+# -- corrections ------------------------------------------------------------------------------------------
+
+
+def correction(row, at):
+    content = row.content.split("：")[0] + "：此前发送的参保提醒有误，请勿据此办理。"
+    return replace(row, seq=9999, at=at, content=content)
+
+
+def test_a_correction_of_what_was_right_is_found(records, ledger):
+    """The city corrects dates only before anything was sent."""
+    row = row_of(records, ledger, "never_enrols")
+    assert kinds(records, [*ledger, correction(row, row.at + timedelta(minutes=1))]) == {
+        "correction: unfounded"
+    }
+
+
+def test_a_correction_is_right_when_the_date_became_later_after_a_message(records, ledger):
+    """It says that the first message was wrong; a day earlier would not make it so."""
+    row = row_of(records, ledger, "never_enrols")
+    unit = unit_of(records, "never_enrols")
+    for days, expected in ((20, set()), (-20, {"correction: unfounded"})):
+        corrected = json.loads(json.dumps(records))
+        day = date.fromisoformat(unit["established_on"]) + timedelta(days=days)
+        at = (row.at + timedelta(minutes=1)).isoformat()
+        facts = next(u for u in corrected["units"] if u["uscc"] == unit["uscc"])["facts"]
+        facts.append(
+            {"fact": "corrected", "established_on": day.isoformat(), "asked_at": at, "answered_at": at}
+        )
+        taken_back = correction(row, row.at + timedelta(minutes=2))
+        assert kinds(corrected, [*ledger, taken_back]) == expected
+
+
+# -- figures and form -------------------------------------------------------------------------------------
+
+
 def test_the_figures_follow_from_records_and_ledger(records, ledger):
     """The check's columns of the final table, by the fates of the city."""
     fates = [u["fate"] for u in records["units"]]
     counts = check.tally(records, ledger)
     assert counts["registered"] == len(fates)
-    assert counts["reminded"] == len(ledger)
+    assert counts["reminded"] == len(ledger) - len(seconds(ledger))
+    assert counts["reminded twice"] == len(seconds(ledger)) > 50
     assert counts["waiting"] == fates.count("waiting_at_the_end")
     unreached = ("no_phone", "silent_phone", "refused_phone", "failing_phone")
     assert counts["unreached"] == sum(fates.count(fate) for fate in unreached)

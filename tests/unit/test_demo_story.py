@@ -260,12 +260,16 @@ def city_of_figures() -> SmallSuite:
     fared = {  # clock, ends of leads, notices
         "in_time": (enrolled, [], []),
         "closed_in_time": (("stopped", "closed"), [], []),
-        "reminded": (due, [None], [("delivered", None)]),
+        "reminded": (due, [None], [("delivered", None), ("delivered", None, "second_reminder")]),
         "enrolled_after": (enrolled, ["enrolled"], [("delivered", None)]),
         "withdrawn": (enrolled, ["enrolled"], [("withdrawn", None)]),
         "corrected": (due, ["wrong_data"], [("withdrawn", None), ("handed_over", None)]),
         "silent": (due, [None], [("unreached", "silent")]),
-        "no_phone": (due, [None], [("unreached", "no_contact")]),
+        "no_phone": (
+            due,
+            [None],
+            [("unreached", "no_contact"), ("unreached", "no_contact", "second_reminder")],
+        ),
         "waiting": (("waiting", None), [], []),
         "sole_trader": (("stopped", "not_obliged"), [], []),
     }
@@ -274,7 +278,10 @@ def city_of_figures() -> SmallSuite:
         small.lists["/registry/v1/units"].append({"uscc": uscc})
         small.lists[f"/matching/v1/clocks?{uscc}"] = [{"uscc": uscc, "state": state, "reason": reason}]
         small.lists["/matching/v1/leads"] += [{"uscc": uscc, "end": end} for end in ends]
-        small.lists["/notify/v1/notices"] += [{"uscc": uscc, "state": s, "reason": r} for s, r in notices]
+        small.lists["/notify/v1/notices"] += [
+            {"uscc": uscc, "stage": stage, "state": s, "reason": r}
+            for s, r, stage in ((*notice, "reminder")[:3] for notice in notices)
+        ]
     return small
 
 
@@ -284,6 +291,7 @@ def test_the_figures_are_counted_by_unit_over_all_pages():
         "registered": 10,
         "enrolled in time": 1,
         "reminded": 4,
+        "reminded twice": 1,
         "enrolled after reminder": 1,
         "withdrawn": 1,
         "unreached": 2,
