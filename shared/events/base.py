@@ -28,7 +28,8 @@ class Event(BaseModel):
 class Envelope(BaseModel):
     """A CloudEvents 1.0 envelope in structured JSON, as it lies on the bus.
 
-    `correlationid` follows a request through all services; `partition` is the bus partition that a
+    `correlationid` follows a request through the services until time takes over: what a clock does by itself
+    carries an id of its own. `partition` is the bus partition that a
     broadcast was meant for, None where the key decides.
     """
 
