@@ -272,13 +272,14 @@ def test_a_hold_past_the_end_of_the_wait_takes_no_step(reminded: Matching) -> No
 
 
 def test_a_second_reason_to_hold_stops_nothing_twice(reminded: Matching) -> None:
-    """The wait goes on when the last reason is gone."""
+    """Nor does it put off the day to look again; the wait goes on when the last reason is gone."""
     reminded.live_to("2026-02-12")
     reminded.act("pause")
+    look_again = lead(reminded).next_on
     reminded.live_to("2026-02-13")
     reminded.tell(changed(2, status="suspended"))
     reminded.act("resume")
-    assert lead(reminded).act_at is None
+    assert (lead(reminded).act_at, lead(reminded).next_on) == (None, look_again)
     reminded.live_to("2026-02-26")
     reminded.tell(changed(3))
     assert next_of(reminded) == ("second_reminder", date(2026, 3, 10))
