@@ -21,6 +21,7 @@ def suite(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Suite]:
     """All services, mounted together; the demo has routes of its own."""
     made = Suite(tmp_path, clock=FrozenClock(datetime(2026, 1, 5, 10, tzinfo=ZONE)), demo=request.param)
     yield made
+    made.close()
     for service in made.services.values():
         service.core.database.close()
 
