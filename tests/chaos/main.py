@@ -157,7 +157,7 @@ def run(folder: Path, *, kills: int, seed: int, console: Console) -> dict[str, A
     driver = threading.Thread(
         target=lambda: told.append(
             story.run(
-                f"http://127.0.0.1:{killing.port}",
+                story.Addresses.below(f"http://127.0.0.1:{killing.port}"),
                 token_minter(folder),
                 folder,
                 exit_after=True,
