@@ -12,7 +12,7 @@ import httpx
 import pytest
 from rich.console import Console
 
-from services.demo.city import END, START, Action, City, generate
+from services.demo.city import END, START, Action, City, Done, generate
 from services.demo.story import (
     JOURNAL,
     LEDGER,
@@ -356,7 +356,15 @@ def city_of_figures() -> SmallSuite:
         small.lists[f"/matching/v1/clocks?{uscc}"] = [{"uscc": uscc, "state": state, "reason": reason}]
         small.lists["/matching/v1/leads"] += [{"uscc": uscc, "end": end, "state": "open"} for end in ends]
         small.lists["/notify/v1/notices"] += [
-            {"uscc": uscc, "id": f"{uscc}-{n}", "stage": stage, "state": s, "reason": r, "channel": channel}
+            {
+                "uscc": uscc,
+                "id": f"{uscc}-{n}",
+                "stage": stage,
+                "state": s,
+                "reason": r,
+                "channel": channel,
+                "handed_over_at": "2026-02-10T10:40:02+08:00" if s == "delivered" else None,
+            }
             for n, (s, r, stage, channel) in enumerate(
                 (*notice, *("reminder", "sms")[len(notice) - 2 :]) for notice in notices
             )
@@ -367,14 +375,14 @@ def city_of_figures() -> SmallSuite:
 def test_the_figures_are_counted_by_unit_over_all_pages(tmp_path):
     """A unit counts in each column that fits it."""
     journal = Journal(tmp_path / JOURNAL)
+    went_on = datetime(2026, 2, 10, 10, 40, tzinfo=START.tzinfo)
+    journal.add("sending-on", Done(went_on, went_on))
     assert services_figures(city_of_figures().suite(), City((), (), ()), journal) == {
         "registered": 14,
-        "registered by file": 0,
         "enrolled in time": 1,
         "leads": 9,
         "reminded": 6,
         "reached by WeChat": 1,
-        "by WeChat, then SMS": 0,
         "joint messages": 0,
         "reminded twice": 1,
         "enrolled after reminder": 1,
@@ -384,7 +392,7 @@ def test_the_figures_are_counted_by_unit_over_all_pages(tmp_path):
         "visits reported": 1,
         "exempt": 1,
         "message taken back": 1,
-        "released from stock": 0,
+        "left when the stop ended": 4,
         "left in stock": 0,
         "held by a rejected row": 1,
         "waiting": 1,
@@ -397,22 +405,31 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
     phone = {"mobile": "13800138000", "openid": None}
     units = tuple(
         replace(city.units[0], uscc=uscc, **given)
-        for uscc, given in (("silent", {"openid": "o"}), ("reminded", phone), ("enrolled_after", phone))
+        for uscc, given in (
+            ("silent", {"openid": "o"}),
+            ("wechat", {"openid": "p"}),
+            ("reminded", phone),
+            ("enrolled_after", phone),
+        )
     )
 
-    def attempts(*tries: tuple[str, str, str]) -> dict:
-        return {"attempts": [dict(zip(("reference", "channel", "state"), t, strict=True)) for t in tries]}
+    def attempts(*tries: tuple[str, str, str, str | None], state: str = "delivered") -> dict:
+        names = ("reference", "channel", "state", "code")
+        return {"state": state, "attempts": [dict(zip(names, t, strict=True)) for t in tries]}
 
-    wechat, sms = ("A", "wechat", "accepted"), ("B", "sms", "accepted")
-    joint, lost = ("C", "sms", "accepted"), ("D", "wechat", "released")
+    wechat, sms = ("A", "wechat", "accepted", None), ("B", "sms", "accepted", None)
+    refused, joint = ("F", "wechat", "refused", "43101"), ("C", "sms", "accepted", None)
+    lost = ("D", "wechat", "released", "late")
     small.details = {
-        "/notify/v1/notices/silent-0": attempts(wechat, sms),
+        "/notify/v1/notices/silent-0": attempts(wechat, sms, state="unreached"),
+        "/notify/v1/notices/wechat-0": attempts(refused, ("G", "sms", "accepted", None)),
         "/notify/v1/notices/reminded-0": attempts(lost, joint),
-        "/notify/v1/notices/reminded-1": attempts(("E", "sms", "accepted")),
+        "/notify/v1/notices/reminded-1": attempts(("E", "sms", "accepted", None)),
         "/notify/v1/notices/enrolled_after-0": attempts(joint),
     }
     figures = services_figures(small.suite(), City(units, (), ()), Journal(tmp_path / JOURNAL))
-    assert (figures["by WeChat, then SMS"], figures["joint messages"]) == (1, 1)
+    columns = ("WeChat silent, then SMS", "silent on both", "WeChat refused, then SMS", "joint messages")
+    assert [figures[column] for column in columns] == [1, 1, 1, 1]
 
 
 def ledger_with(file, *mobiles: str) -> None:

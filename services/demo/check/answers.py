@@ -15,11 +15,15 @@ def judge_answers(records: Mapping[str, Any], of_unit: Mapping[str, Sequence[Row
         yield from judge(answer, of_unit)
 
 
-def _verified(answer: Mapping[str, Any], of_unit: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+def is_genuine(answer: Mapping[str, Any], of_unit: Mapping[str, Sequence[Row]]) -> bool:
     """A real number of a message is genuine with every unit that the message covers, and with no other."""
     asked = instant(answer["asked_at"])
     told = any(row.accepted and row.at <= asked for row in of_unit[answer["uscc"]])
-    expected = told and not answer["forged"]
+    return told and not answer["forged"]
+
+
+def _verified(answer: Mapping[str, Any], of_unit: Mapping[str, Sequence[Row]]) -> Iterator[Finding]:
+    expected = is_genuine(answer, of_unit)
     if answer["answer"] is not expected:
         yield Finding("wrong verdict", answer["uscc"], f"{answer['key']}: genuine should be {expected}")
 

@@ -48,6 +48,7 @@ class Story:
             view: _growing((when(view, f), date.fromisoformat(f.about["through"])) for f in self.declared)
             for view in (MUST, MAY)
         }
+        self.went_on = [f.asked for f in self.sending if f.about["state"] == "on"]
         self._changes = sorted(t for f in (*self.declared, *self.sending) for t in (f.asked, f.answered))
         self._windows = list(_windows(self.until))
 

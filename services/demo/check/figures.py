@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from services.demo.check.answers import is_genuine
 from services.demo.check.coverage import covered
 from services.demo.check.due import Story
 from services.demo.check.law import SILENCE, day_of
 from services.demo.check.records import MUST, Unit
 from services.demo.check.rows import Row
 
+A_MINUTE = timedelta(minutes=1)
 COLUMNS = (
     "registered",
     "registered by file",
@@ -18,8 +20,13 @@ COLUMNS = (
     "leads",
     "reminded",
     "reached by WeChat",
-    "by WeChat, then SMS",
+    "WeChat silent, then SMS",
+    "WeChat refused, then SMS",
+    "silent on both",
     "joint messages",
+    "found genuine",
+    "found not genuine",
+    "left when the stop ended",
     "reminded twice",
     "enrolled after reminder",
     "withdrawn",
@@ -30,13 +37,14 @@ COLUMNS = (
     "message taken back",
     "released from stock",
     "left in stock",
+    "rows rejected",
     "held by a rejected row",
     "waiting",
 )
 
 
 def tally(records: dict[str, Any], rows: Sequence[Row]) -> dict[str, int]:
-    """The figures by their names; each counts units, but for joint messages."""
+    """The figures by their names; each counts units, but for joint messages, rows of files and answers."""
     story = Story(records)
     of_unit: dict[str, list[Row]] = {unit.uscc: [] for unit in story.units}
     for row in rows:
@@ -44,6 +52,11 @@ def tally(records: dict[str, Any], rows: Sequence[Row]) -> dict[str, int]:
             of_unit[unit.uscc].append(row)
     counts = Counter(column for u in story.units for column in set(_columns(story, u, of_unit[u.uscc])))
     counts["joint messages"] = sum(row.count is not None and row.accepted for row in rows)
+    for answer in records.get("answers", ()):
+        if answer["fact"] == "errors":
+            counts["rows rejected"] += len(answer["planted"])
+        else:
+            counts["found genuine" if is_genuine(answer, of_unit) else "found not genuine"] += 1
     return {column: counts[column] for column in COLUMNS}
 
 
@@ -82,8 +95,8 @@ def _on_the_ladder(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[st
     end = story.until
     first = [row for row in rows if row.is_first]
     second = [row for row in rows if row.is_second]
-    yield from _by_channel(unit, first)
-    yield from _by_channel(unit, second)
+    for stage in (first, second):
+        yield from _in_stage(story, unit, stage)
     if first:
         yield "reminded"
         corrected = any(fact.asked > first[0].at for fact in unit.all("corrected"))
@@ -105,12 +118,17 @@ def _on_the_ladder(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[st
         yield "message taken back"
 
 
-def _by_channel(unit: Unit, stage: Sequence[Row]) -> Iterator[str]:
+def _in_stage(story: Story, unit: Unit, stage: Sequence[Row]) -> Iterator[str]:
     channels = {row.channel for row in stage}
+    handed_over = [row.at for row in stage if row.accepted][:1]
+    if any(went_on <= at <= went_on + A_MINUTE for at in handed_over for went_on in story.went_on):
+        yield "left when the stop ended"
     if "wechat" in channels and unit.wechat == "ok":
         yield "reached by WeChat"
     if channels == {"wechat", "sms"}:
-        yield "by WeChat, then SMS"
+        yield "WeChat silent, then SMS" if unit.wechat == "silent" else "WeChat refused, then SMS"
+        if _reached_nobody(unit, stage, story.until):
+            yield "silent on both"
 
 
 def _reached_nobody(unit: Unit, stage: Sequence[Row], end: datetime) -> bool:

@@ -89,7 +89,7 @@ def _judge_stage(story: Story, stage: _Stage, own: Sequence[Row]) -> Iterator[Fi
         span = story.follow_up_required(unit, row, lambda at: stage.hindrance(at, MUST))
         if span:
             due = span[0], min(span[1], span[0] + AT_ONCE)
-            yield from _prefixed("follow-up", _judge_count(unit, followers, due))
+            yield from _prefixed("follow-up", _judge_time(unit, followers, due))
 
 
 def _judge_row(unit: Unit, row: Row) -> Iterator[Finding]:
@@ -150,6 +150,10 @@ def _judge_count(unit: Unit, tries: Sequence[Row], required: Span | None) -> Ite
         of_channel = [r for r in tries if r.channel == channel]
         if len(of_channel) > 1:
             yield Finding("doubled", unit.uscc, "rows " + ", ".join(str(r.seq) for r in of_channel))
+    yield from _judge_time(unit, tries, required)
+
+
+def _judge_time(unit: Unit, tries: Sequence[Row], required: Span | None) -> Iterator[Finding]:
     if required is None:
         return
     ready, by = required

@@ -161,7 +161,7 @@ def _visits(b: Builder) -> None:
 
 def _visit(b: Builder, plan: Plan, at: datetime, result: str) -> None:
     request = ("POST", "/matching/v1/visits/{id}/result", {"result": result, "note": "镇街网格员上门"})
-    find = Find("/matching/v1/visits", {"state": "open"}, {"uscc": plan.unit.uscc})
+    find = Find("/matching/v1/visits", where={"uscc": plan.unit.uscc})
     b.call(plan, at, request, {"fact": "visited", "result": result}, department=INSURES, find=find)
 
 

@@ -2,11 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from services.demo.city import City
 from services.demo.story.journal import Journal
 from services.demo.story.suite import Suite
+
+GOES_ON = "sending-on"
+"""The action that ends the stop of all sending."""
 
 Rows = list[dict[str, Any]]
 
@@ -26,15 +30,8 @@ def services_figures(suite: Suite, city: City, journal: Journal) -> dict[str, in
         counts.update(set(_on_the_clock(clocks, leads.get(uscc, []))))
         counts.update(set(_on_the_ladder(notices.get(uscc, []), leads.get(uscc, []), visits.get(uscc, []))))
     counts.update(_by_attempts(suite, city, notices))
-    answered = {a.key: a for a in city.actions if a.key in journal.done}
-    kept = {key: journal.done[key].kept for key in answered}
-    batches = [kept[key] for key, a in answered.items() if "unit_registrations/batches" in a.path]
-    counts["registered by file"] = sum(
-        suite.ask("GET", f"/registry/v1/batches/{id_}", department="ADM")["accepted"] for id_ in batches
-    )
-    counts["released from stock"] = sum(
-        kept[key] for key, a in answered.items() if a.path == "/matching/v1/stock/release"
-    )
+    counts.update(_by_answers(suite, city, journal))
+    counts["left when the stop ended"] = _after_stop(notices, journal)
     counts["left in stock"] = suite.ask("GET", "/matching/v1/stock").get("count", 0)
     return dict(counts)
 
@@ -92,16 +89,59 @@ def _on_the_ladder(notices: Rows, leads: Rows, visits: Rows) -> Iterator[str]:
 def _by_attempts(suite: Suite, city: City, notices: Mapping[str, Rows]) -> dict[str, int]:
     """What only the attempts of notices show: two channels of one notice, one message for several units."""
     phones = Counter(unit.mobile for unit in city.units if unit.mobile)
-    two_channels, covers = 0, Counter[str]()
+    counts, covers = Counter[str](), Counter[str]()
     for unit in city.units:
         if not unit.openid and phones[unit.mobile or ""] < 2:
             continue
         details = [suite.ask("GET", f"/notify/v1/notices/{n['id']}") for n in notices.get(unit.uscc, [])]
-        attempts = [[a for a in detail["attempts"] if a["state"] != "released"] for detail in details]
-        two_channels += any({a["channel"] for a in tries} == {"wechat", "sms"} for tries in attempts)
-        covers.update(a["reference"] for tries in attempts for a in tries)
-    joint = sum(number > 1 for number in covers.values())
-    return {"by WeChat, then SMS": two_channels, "joint messages": joint}
+        counts.update({column for detail in details for column in _by_channel(detail)})
+        covers.update(
+            a["reference"] for detail in details for a in detail["attempts"] if a["state"] != "released"
+        )
+    return {**counts, "joint messages": sum(number > 1 for number in covers.values())}
+
+
+def _by_channel(notice: Mapping[str, Any]) -> Iterator[str]:
+    tries = [attempt for attempt in notice["attempts"] if attempt["state"] != "released"]
+    if {attempt["channel"] for attempt in tries} == {"wechat", "sms"}:
+        refused = any(a["channel"] == "wechat" and a["code"] for a in tries)
+        yield "WeChat refused, then SMS" if refused else "WeChat silent, then SMS"
+        if notice["state"] == "unreached":
+            yield "silent on both"
+
+
+def _by_answers(suite: Suite, city: City, journal: Journal) -> dict[str, int]:
+    """What was answered to files, to the release of stock, and to the question whether a message is genuine."""
+    counts: Counter[str] = Counter()
+    for action in city.actions:
+        if action.key not in journal.done:
+            continue
+        kept = journal.done[action.key].kept
+        if isinstance(action.body, bytes):
+            batch = suite.ask("GET", f"/registry/v1/batches/{kept}", department=action.department)
+            counts["rows rejected"] += batch["rejected"]
+            if batch["dataset"] == "unit_registrations":
+                counts["registered by file"] += batch["accepted"]
+        elif action.keeps == "released":
+            counts["released from stock"] += kept
+        elif action.keeps == "genuine":
+            counts["found genuine" if kept else "found not genuine"] += 1
+    return dict(counts)
+
+
+def _after_stop(notices: Mapping[str, Rows], journal: Journal) -> int:
+    """Units with a message that was handed over within a minute after sending went on."""
+    if GOES_ON not in journal.done:
+        return 0
+    went_on = journal.done[GOES_ON].asked_at
+    return sum(
+        any(
+            n["handed_over_at"]
+            and went_on <= datetime.fromisoformat(n["handed_over_at"]) <= went_on + timedelta(minutes=1)
+            for n in of_unit
+        )
+        for of_unit in notices.values()
+    )
 
 
 def _was_tried(notice: Mapping[str, Any]) -> bool:

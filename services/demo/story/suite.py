@@ -13,7 +13,7 @@ from shared.clock import ZONE
 
 SERVER_BACK_WITHIN_S = 180.0
 QUIET_WITHIN_S = 300.0
-PAUSE_S = 0.02
+PAUSE_S = 0.01
 LONG_PAUSE_S = 1.0
 
 QUIET = (
