@@ -26,6 +26,7 @@ from services.demo.story import (
     stay,
     tell_story,
 )
+from services.demo.story.show import show_funnel
 from services.notify import sandbox
 
 QUIET = {"quiet": True, "next_due": None}
@@ -187,6 +188,29 @@ def test_an_action_about_what_is_not_there_stops_the_story(city, tmp_path):
     small.lists["/matching/v1/visits"] = []
     with pytest.raises(StoryError, match="/matching/v1/visits has nothing like"):
         play(small.suite(), city, Journal(tmp_path / JOURNAL), lambda _: None)
+
+
+def test_a_file_is_sent_as_it_is_and_applied_before_its_facts_count(tmp_path):
+    """No JSON, no key: the same file is the same batch. Its rows are taken in before the clock is read."""
+    action = Action("file-x", START, "POST", "/registry/v1/datasets/y/batches?z=1", "名".encode("gbk"), "ADM")
+    seen: list[httpx.Request] = []
+    small = SmallSuite()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return small.answer(request)
+
+    patience = Patience(pause=lambda _: None, monotonic=lambda: 0.0)
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    suite = Suite(client, lambda _: "token", patience, Addresses.below("http://suite"))
+    journal = Journal(tmp_path / JOURNAL)
+    play(suite, City((), (), (action,)), journal, lambda _: None)
+    (sent,) = (n for n, request in enumerate(seen) if request.url.path.endswith("/batches"))
+    assert (seen[sent].content, seen[sent].headers["Content-Type"]) == ("名".encode("gbk"), "text/csv")
+    assert "Idempotency-Key" not in seen[sent].headers
+    assert seen[sent].url.query == b"z=1"
+    behind = [request.url.path for request in seen[sent + 1 :]]
+    assert behind.index("/demo/clock") == 2 * 5
 
 
 def test_each_part_may_have_an_address_of_its_own():
@@ -480,6 +504,22 @@ def test_a_story_that_came_true_ends_with_zero_and_is_told_once(tmp_path):
     requests = small.requests
     assert told(tmp_path, small) == (0, "The story was told already.\n")
     assert small.requests == requests
+
+
+@pytest.mark.parametrize(
+    ("leads", "listed", "checked", "sound"),
+    [
+        (3, {"open": 2, "ended": 1}, {"sound": True}, True),
+        (3, {"open": 2, "ended": 1}, None, True),
+        (3, {"open": 2, "ended": 1}, {"sound": False}, False),
+        (3, {"open": 2}, {"sound": True}, False),
+        (4, {"open": 2, "ended": 1}, {"sound": True}, False),
+    ],
+)
+def test_a_funnel_that_does_not_add_up_is_told(leads, listed, checked, sound):
+    """Its places, its own sum and the list of leads are one number, and the daily check found nothing lost."""
+    told = {"places": {"reminded": 2, "exempt": 1}, "leads": leads, "listed": listed, "checked": checked}
+    assert show_funnel(Console(file=io.StringIO()), told) is sound
 
 
 def test_a_finding_ends_with_one(tmp_path):
