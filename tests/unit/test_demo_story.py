@@ -450,7 +450,7 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
         "/notify/v1/notices/wechat-0": attempts(refused, ("G", "sms", "accepted", None)),
         "/notify/v1/notices/reminded-0": attempts(lost, joint),
         "/notify/v1/notices/reminded-1": attempts(("E", "sms", "accepted", None)),
-        "/notify/v1/notices/enrolled_after-0": attempts(joint),
+        "/notify/v1/notices/enrolled_after-0": attempts(lost, joint),
     }
     figures = services_figures(small.suite(), City(units, (), ()), Journal(tmp_path / JOURNAL))
     columns = ("WeChat silent, then SMS", "silent on both", "WeChat refused, then SMS", "joint messages")
