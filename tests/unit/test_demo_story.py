@@ -435,6 +435,7 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
             ("wechat", {"openid": "p"}),
             ("reminded", phone),
             ("enrolled_after", phone),
+            ("taken_back", {"mobile": "13900139000", "openid": None}),  # its attempts are not asked for
         )
     )
 
