@@ -292,21 +292,22 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
 async def _until_up(client: Any) -> None:
     """Starts a producer or consumer, for as long as it takes."""
     failures = 0
-    while True:
-        try:
-            return await client.start()
-        except KafkaError as error:
-            log.warning("bus_away", error=type(error).__name__, failures=failures)
-            wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+    try:
+        while not await _starts(client, failures):
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
-        except asyncio.CancelledError:
-            await client.stop()
-            raise
-        try:
-            await asyncio.sleep(wait)
-        except asyncio.CancelledError:
-            await client.stop()
-            raise
+    except asyncio.CancelledError:
+        await client.stop()  # what it has opened meanwhile
+        raise
+
+
+async def _starts(client: Any, failures: int) -> bool:
+    try:
+        await client.start()
+    except KafkaError as error:
+        log.warning("bus_away", error=type(error).__name__, failures=failures)
+        return False
+    return True
 
 
 async def create_topics(
