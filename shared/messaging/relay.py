@@ -1,4 +1,4 @@
-"""Moves committed facts from the outbox to the bus, and then to the event log.
+"""Moves committed facts from the outbox to the bus, and then to the event log (personal ones: the contact log).
 
 One relay per service publishes at a time: it holds a lease with an expiry and an epoch. It reads what is
 not yet published, never "after the last position": a lower number can commit later than a higher one.
@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shared.events.base import Envelope
+from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Bus, Message, partition_of
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
@@ -49,7 +50,7 @@ class Relay:
         if self._epoch is None:
             return False  # another process publishes
         await self._bus.publish([_message(self._source, row) for row in rows])
-        await self._run(lambda work: self._move([row.seq for row in rows], work))
+        await self._run(lambda work: self._move(rows, work))
         return True
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
@@ -73,16 +74,23 @@ class Relay:
         work.db.execute(sa.update(table).values(epoch=epoch, **fresh))
         return epoch
 
-    def _move(self, seqs: list[int], work: Work) -> None:
-        lease, outbox, event_log = self._plumbing.relay_lease, self._plumbing.outbox, self._plumbing.event_log
+    def _move(self, rows: list[Any], work: Work) -> None:
+        lease, outbox = self._plumbing.relay_lease, self._plumbing.outbox
         if work.db.scalar(sa.select(lease.c.epoch)) != self._epoch:
             return  # the lease went on: its new holder publishes these again, and consumers know them
-        columns = [column.name for column in outbox.c]
-        published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(
-            outbox.c.seq.in_(seqs)
-        )
-        work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
-        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
+        personal = [row.seq for row in rows if row.type in PERSONAL]
+        self._log(self._plumbing.contact_log, personal, work)
+        self._log(self._plumbing.event_log, [row.seq for row in rows if row.type not in PERSONAL], work)
+        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_([row.seq for row in rows])))
+
+    def _log(self, log: sa.Table, seqs: list[int], work: Work) -> None:
+        if seqs:
+            outbox = self._plumbing.outbox
+            published = sa.select(outbox, sa.literal(work.wall, log.c.published_at.type)).where(
+                outbox.c.seq.in_(seqs)
+            )
+            columns = [*outbox.c.keys(), "published_at"]
+            work.db.execute(sa.insert(log).from_select(columns, published))
 
 
 def _message(source: str, row: Any) -> Message:
