@@ -1,0 +1,214 @@
+"""The bus on Apache Kafka. The only file that knows its client.
+
+The broker gives order per partition and delivery at least once; exactly-once effects are the inbox's work.
+Nothing rests on broker transactions.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, TopicAlreadyExistsError
+
+from shared.events.catalogue import PARTITIONS
+from shared.messaging.bus import Message, Subscription
+
+BATCH = 500
+"""Most messages handed to a consumer at once."""
+
+POLL_MS = 200
+RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
+"""Waits between deliveries of the same messages; the last one repeats."""
+
+RETENTION_DAYS = 35
+"""How long a topic keeps messages; the inbox remembers them longer."""
+
+log = structlog.get_logger(__name__)
+
+
+class KafkaBus:
+    """Publishes to and reads from a Kafka cluster.
+
+    `prefix` stands before every topic and consumer group, so that suites can share a cluster. Several
+    instances of a service share its partitions.
+    """
+
+    def __init__(self, bootstrap: str, *, prefix: str = "") -> None:
+        self._bootstrap = bootstrap
+        self._prefix = prefix
+        self._readers: list[_Reader] = []
+        self._producer: AIOKafkaProducer | None = None
+
+    def subscribe(self, subscription: Subscription) -> None:
+        self._readers.append(_Reader(self._bootstrap, self._prefix, subscription))
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Returns when every replica that must have the messages has them."""
+        if self._producer is None:
+            raise ConnectionError("the bus is not started")
+        key = _place
+        places = groupby(sorted(messages, key=key), key=key)  # sorted is stable: order per partition stays
+        try:
+            await asyncio.gather(
+                *(self._publish_to(topic, partition, list(part)) for (topic, partition), part in places)
+            )
+        except KafkaError as error:
+            raise ConnectionError(f"the broker did not take the messages: {type(error).__name__}") from error
+
+    async def start(self) -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, max_batch_size=256 * 1024
+        )
+        await producer.start()
+        self._producer = producer
+        await asyncio.gather(*(reader.start() for reader in self._readers))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(reader.stop() for reader in self._readers))
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
+
+    async def _publish_to(self, topic: str, partition: int, messages: Sequence[Message]) -> None:
+        producer = self._producer
+        assert producer is not None  # noqa: S101 - publish has looked
+        batch = producer.create_batch()
+        for message in messages:
+            key = message.key.encode()
+            if batch.append(key=key, value=message.value, timestamp=None) is None:
+                await self._send(batch, topic, partition)
+                batch = producer.create_batch()
+                if batch.append(key=key, value=message.value, timestamp=None) is None:
+                    raise ValueError("a message is larger than a batch may be")
+        await self._send(batch, topic, partition)
+
+    async def _send(self, batch: Any, topic: str, partition: int) -> None:
+        assert self._producer is not None  # noqa: S101 - publish has looked
+        await (await self._producer.send_batch(batch, self._prefix + topic, partition=partition))
+
+
+class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is untyped
+    """One consumer group member: takes batches, hands them over, commits offsets afterwards."""
+
+    def __init__(self, bootstrap: str, prefix: str, subscription: Subscription) -> None:
+        self._prefix = prefix
+        self._subscription = subscription
+        self._bootstrap = bootstrap
+        self._turn = asyncio.Lock()
+        self._revoking = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=f"{self._prefix}{self._subscription.consumer}",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_interval_ms=600_000,
+        )
+        self._consumer.subscribe([self._prefix + topic for topic in self._subscription.topics], listener=self)
+        await self._consumer.start()
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._revoking.set()
+            async with self._turn:  # what is under way is finished and its offset committed
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            await self._consumer.stop()
+
+    async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
+        """Partitions go to another instance: first the batch under way is finished, or given up."""
+        self._revoking.set()
+        async with self._turn:
+            pass
+
+    async def on_partitions_assigned(self, _assigned: Iterable[TopicPartition]) -> None:
+        """Goes on, from the committed offsets."""
+        self._revoking.clear()
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                found = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+                if found:
+                    async with self._turn:
+                        await self._take(found)
+            except KafkaError as error:
+                log.warning(
+                    "bus_reading_failed", consumer=self._subscription.consumer, error=type(error).__name__
+                )
+                await asyncio.sleep(RETRY_SECONDS[1])
+
+    async def _take(self, found: dict[TopicPartition, list[Any]]) -> None:
+        batch = [
+            Message(
+                at.topic.removeprefix(self._prefix), at.partition, (record.key or b"").decode(), record.value
+            )
+            for at, records in found.items()
+            for record in records
+        ]
+        if not await self._insist(batch):
+            return
+        # Somebody else does it again after a rebalance; the inbox knows what was done.
+        with contextlib.suppress(CommitFailedError, IllegalStateError):
+            await self._consumer.commit({at: records[-1].offset + 1 for at, records in found.items()})
+
+    async def _insist(self, batch: Sequence[Message]) -> bool:
+        """Delivers until it is taken; False when the partitions are taken away meanwhile."""
+        failures = 0
+        while True:
+            try:
+                await self._subscription.receive(batch)
+            except Exception as error:  # noqa: BLE001 - a delivery loop: counted, logged, tried again
+                wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+                failures += 1
+                log.warning(
+                    "redelivery",
+                    consumer=self._subscription.consumer,
+                    error=type(error).__name__,
+                    failures=failures,
+                )
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._revoking.wait()
+                if self._revoking.is_set():
+                    return False
+            else:
+                return True
+
+
+async def create_topics(
+    bootstrap: str, topics: Iterable[str], *, prefix: str = "", replication: int = 1
+) -> list[str]:
+    """Creates the topics that are not there yet, with the catalogue's partitions and retention."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    created = []
+    try:
+        for topic in topics:
+            new = NewTopic(
+                prefix + topic,
+                num_partitions=PARTITIONS,
+                replication_factor=replication,
+                topic_configs={"retention.ms": str(RETENTION_DAYS * 86_400_000)},
+            )
+            answer = await admin.create_topics([new])
+            for name, code, *_ in answer.topic_errors:
+                if code == 0:
+                    created.append(name)
+                elif code != TopicAlreadyExistsError.errno:
+                    raise ConnectionError(f"the broker refused topic {name}: error {code}")
+    finally:
+        await admin.close()
+    return created
+
+
+def _place(message: Message) -> tuple[str, int]:
+    return message.topic, message.partition
