@@ -53,13 +53,13 @@ def split(name: str, *columns: sa.schema.SchemaItem, comment: str) -> None:
     db = op.get_bind()
     known = sa.inspect(db).has_table(name)
     if known:
-        op.execute(f"CREATE TABLE {name}_before AS SELECT * FROM {name}")
+        op.execute(f"CREATE TABLE {name}_before AS SELECT * FROM {name}")  # noqa: S608 - names of our own
         op.drop_table(name)
     op.create_table(name, *columns, comment=comment, postgresql_partition_by="RANGE (id)")
     if db.dialect.name == "postgresql":
         op.execute(f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT")
     if known:
-        op.execute(f"INSERT INTO {name} SELECT * FROM {name}_before")
+        op.execute(f"INSERT INTO {name} SELECT * FROM {name}_before")  # noqa: S608
         op.drop_table(f"{name}_before")
 
 
@@ -115,4 +115,6 @@ def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     if kind == "type" and isinstance(item, sa.Enum):
         words = ", ".join(repr(str(word)) for word in item.enums)
         return f"sa.Enum({words}, name={item.name!r}, native_enum=False, create_constraint=True, length={item.length})"
+    if kind == "server_default" and isinstance(item.arg, sa.sql.elements.True_ | sa.sql.elements.False_):
+        return f"sa.{item.arg}()"  # as text it would be SQLite's 1 or 0, which PostgreSQL refuses
     return False

@@ -7,7 +7,7 @@ All of it runs on wall time. See docs/adr/0020-partitions-by-birth.md.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
@@ -35,12 +35,15 @@ STAND_IN: Final = "f"
 """First letter of ids that stand in for unreadable ones: they carry no birth, and sort behind all that do."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Pruned:
     """What was removed: names of whole partitions, and numbers of single rows by table."""
 
-    partitions: list[str] = field(default_factory=list)
-    rows: Counter[str] = field(default_factory=Counter)
+    partitions: Sequence[str] = ()
+    rows: Mapping[str, int] = field(default_factory=dict)
+
+    def __add__(self, other: "Pruned") -> "Pruned":
+        return Pruned([*self.partitions, *other.partitions], dict(Counter(self.rows) + Counter(other.rows)))
 
 
 def add_partitions(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> list[str]:
@@ -62,53 +65,60 @@ def add_partitions(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> 
 
 
 def prune(
-    database: Database, plumbing: Plumbing, *, wall: datetime, log_before: date | None = None
+    database: Database,
+    plumbing: Plumbing,
+    *,
+    wall: datetime,
+    log_before: date | None = None,
+    patience: timedelta = timedelta(seconds=5),
 ) -> Pruned:
     """Removes what was kept long enough, in many short transactions.
 
     The event log stays, unless `log_before` says that what was born before its month may go; what rests on
-    that can't be rebuilt any more.
+    that can't be rebuilt any more. To drop a partition takes its table alone: everybody waits behind whoever
+    waits for that, so after `patience` it raises OperationalError, and may be run again.
     """
-    pruned = Pruned()
-    inbox, contacts, log, answers = (
-        plumbing.inbox,
-        plumbing.contact_log,
-        plumbing.event_log,
-        plumbing.idempotency,
-    )
-    since = _day(wall) - timedelta(days=INBOX_DAYS)
-    # A fact that waited long in an outbox was born before, but a topic may hold it yet.
-    _forget(database, inbox, since, inbox.c.received_at >= _start(since), pruned)
-    _delete(database, inbox, (inbox.c.id >= STAND_IN) & (inbox.c.received_at < _start(since)), pruned)
-    _forget(database, contacts, _day(wall) - timedelta(days=TOPIC_DAYS), sa.false(), pruned)
+    inbox, answers = plumbing.inbox, plumbing.idempotency
+    today = _day(wall)
+    known, topics = today - timedelta(days=INBOX_DAYS), today - timedelta(days=TOPIC_DAYS)
+    # A fact that waited long in an outbox was born early, but a topic may hold it yet.
+    late = inbox.c.received_at >= _start(known)
+    pruned = _forget(database, inbox, known, patience, needed=late)
+    pruned += _delete(database, inbox, (inbox.c.id >= STAND_IN) & sa.not_(late))
+    pruned += _forget(database, plumbing.contact_log, topics, patience)
     if log_before is not None:
-        _forget(database, log, log_before.replace(day=1), sa.false(), pruned)
-    _delete(
-        database, answers, answers.c.stored_at < _start(_day(wall) - timedelta(days=ANSWER_DAYS)), pruned
-    )
-    return pruned
+        pruned += _forget(database, plumbing.event_log, log_before.replace(day=1), patience)
+    expired = answers.c.stored_at < _start(today - timedelta(days=ANSWER_DAYS))
+    return pruned + _delete(database, answers, expired)
 
 
 def _forget(
-    database: Database, table: sa.Table, since: date, needed: sa.ColumnElement[bool], pruned: Pruned
-) -> None:
+    database: Database,
+    table: sa.Table,
+    since: date,
+    patience: timedelta,
+    *,
+    needed: sa.ColumnElement[bool] = sa.false(),  # noqa: B008 - a constant
+) -> Pruned:
     """Removes what was born before a day: whole partitions in which nothing is needed, else single rows."""
+    dropped = []
     if not database.is_sqlite:
         with database.read() as db:
             old = [period for period in _existing(db, table) if period.behind <= since]
-        pruned.partitions += [period.name for period in old if _drop(database, period, needed)]
-    _delete(database, table, (table.c.id < _first_id(since)) & sa.not_(needed), pruned)
+        dropped = [period.name for period in old if _drop(database, period, needed, patience)]
+    return Pruned(dropped) + _delete(database, table, (table.c.id < _first_id(since)) & sa.not_(needed))
 
 
-def _delete(database: Database, table: sa.Table, where: sa.ColumnElement[bool], pruned: Pruned) -> None:
+def _delete(database: Database, table: sa.Table, where: sa.ColumnElement[bool]) -> Pruned:
     key = sa.tuple_(*table.primary_key.columns)
     some = sa.select(*table.primary_key.columns).where(where).limit(PORTION)
+    total = 0
     while True:
         with database.write() as db:
             gone = db.execute(sa.delete(table).where(key.in_(some))).rowcount
-        pruned.rows[table.name] += gone
+        total += gone
         if gone < PORTION:
-            return
+            return Pruned(rows={table.name: total} if total else {})
 
 
 # -- partitions of PostgreSQL ----------------------------------------------------------------------------
@@ -173,14 +183,14 @@ def _add(db: sa.Connection, period: _Period) -> None:
     )
 
 
-def _drop(database: Database, period: _Period, needed: sa.ColumnElement[bool]) -> bool:
+def _drop(database: Database, period: _Period, needed: sa.ColumnElement[bool], patience: timedelta) -> bool:
     """Drops a partition, unless a row of it is needed yet."""
+    table = period.table
     with database.write() as db:
-        # Everybody waits behind who waits for this lock; better to fail, and to be run again.
-        db.execute(sa.text("SET LOCAL lock_timeout = '5s'"))
+        db.execute(sa.text(f"SET LOCAL lock_timeout = '{patience // timedelta(milliseconds=1)}ms'"))
         # The whole table first, as whoever inserts does, so that nothing comes between the look and the drop.
-        db.execute(sa.text(f"LOCK TABLE ONLY {period.table.name} IN ACCESS EXCLUSIVE MODE"))
-        if db.scalar(sa.select(sa.exists().where(period.births & needed))):
+        db.execute(sa.text(f"LOCK TABLE ONLY {table.name} IN ACCESS EXCLUSIVE MODE"))
+        if db.scalar(sa.select(sa.exists().select_from(table).where(period.births & needed))):
             return False
         db.execute(sa.text(f"DROP TABLE {period.name}"))
         return True

@@ -173,6 +173,6 @@ def _log_columns() -> tuple[sa.Column[object], ...]:
 
 def _split(table: sa.Table) -> sa.Table:
     """Gives the table a partition for whatever has none; `retention` adds those of each day or month."""
-    default = sa.DDL("CREATE TABLE %(table)s_default PARTITION OF %(table)s DEFAULT")
+    default = sa.DDL("CREATE TABLE %(table)s_default PARTITION OF %(table)s DEFAULT")  # type: ignore[no-untyped-call]
     sa.event.listen(table, "after_create", default.execute_if(dialect="postgresql"))
     return table

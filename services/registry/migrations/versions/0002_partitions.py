@@ -22,7 +22,7 @@ def upgrade() -> None:
         comment="published facts that carry sealed personal data; kept as long as a topic",
     )
     contacts = "FROM event_log WHERE type = 'registry.contact_changed.v1'"
-    op.execute(f"INSERT INTO contact_log SELECT * {contacts}")  # noqa: S608 - our own words
+    op.execute(f"INSERT INTO contact_log SELECT * {contacts}")
     op.execute(f"DELETE {contacts}")
     split(
         "inbox",
