@@ -49,7 +49,7 @@ class Relay:
         self._epoch = await self._run(self._take_lease)
         if self._epoch is None:
             return False  # another process publishes
-        await self._bus.publish([_message(self._source, row) for row in rows])
+        await self._bus.publish([message_of(self._source, row) for row in rows])
         await self._run(lambda work: self._move(rows, work))
         return True
 
@@ -93,7 +93,8 @@ class Relay:
             work.db.execute(sa.insert(log).from_select(columns, published))
 
 
-def _message(source: str, row: Any) -> Message:
+def message_of(source: str, row: Any) -> Message:
+    """What the relay of a service publishes of a row of its outbox or its logs."""
     envelope = Envelope(
         id=row.id,
         source=f"/{source}",
