@@ -16,6 +16,9 @@ EVENTS: dict[str, type[Event]] = {
 TOPIC_DAYS = 35
 """How long a topic keeps a message, in days of wall time."""
 
+TOPIC_CONFIG = {"retention.ms": str(TOPIC_DAYS * 86_400_000), "cleanup.policy": "delete"}
+"""The same in the broker's words."""
+
 PERSONAL = frozenset(name for name, event in EVENTS.items() if event.personal)
 """Events that carry people's data, sealed: no log keeps them longer than a topic."""
 

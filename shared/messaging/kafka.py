@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, TopicAlreadyExistsError
 
-from shared.events.catalogue import PARTITIONS, TOPIC_DAYS
+from shared.events.catalogue import PARTITIONS, TOPIC_CONFIG
 from shared.messaging.bus import Message, Subscription
 
 BATCH = 500
@@ -194,7 +194,7 @@ async def create_topics(
                 prefix + topic,
                 num_partitions=PARTITIONS,
                 replication_factor=replication,
-                topic_configs={"retention.ms": str(TOPIC_DAYS * 86_400_000)},
+                topic_configs=TOPIC_CONFIG,
             )
             answer = await admin.create_topics([new])
             for name, code, *_ in answer.topic_errors:
