@@ -5,7 +5,7 @@ can be rebuilt so. What it told others when it happened is not told again, and a
 nothing here publishes, and the only listener is targets itself.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,7 +59,7 @@ async def rebuild_targets(
     with into.write() as db:
         add_partitions(db, PLUMBING, wall=clock.wall())
 
-    async def run(do: Callable[[Any], T]) -> T:
+    async def run(do: Callable[[Any], T], *, keys: Collection[str] | None = None) -> T:
         with into.write() as db:
             work = TargetsWork(db, PLUMBING, now=clock.now(), wall=clock.wall())
             result = do(work)

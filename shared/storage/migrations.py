@@ -36,7 +36,7 @@ _PARTITION = re.compile(r"_(default|\d{8})$")
 
 def upgrade(database: Database, migrations: Path) -> None:
     """Brings the schema to the newest revision in `migrations`, in one transaction."""
-    with database.write() as db:
+    with database.write() as db:  # alone: processes that start together take turns
         command.upgrade(_config(migrations, db), "head")
 
 

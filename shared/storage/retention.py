@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from shared.events.catalogue import TOPIC_DAYS
 from shared.ids import first_event_id
-from shared.storage.database import Database
+from shared.storage.database import Database, lock_keys
 from shared.storage.tables import PERIOD, Plumbing
 
 INBOX_DAYS: Final = TOPIC_DAYS + 7
@@ -53,7 +53,7 @@ def add_partitions(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> 
     """
     if db.dialect.name == "sqlite":
         return []
-    db.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('partitions'))"))  # one process at a time
+    lock_keys(db, ["partitions"])  # one process at a time
     added = []
     for table in (plumbing.inbox, plumbing.contact_log, plumbing.event_log):
         there = {period.name for period in _existing(db, table)}
@@ -114,7 +114,7 @@ def _delete(database: Database, table: sa.Table, where: sa.ColumnElement[bool]) 
     some = sa.select(*table.primary_key.columns).where(where).limit(PORTION)
     total = 0
     while True:
-        with database.write() as db:
+        with database.write(keys=()) as db:
             gone = db.execute(sa.delete(table).where(key.in_(some))).rowcount
         total += gone
         if gone < PORTION:
@@ -186,7 +186,7 @@ def _add(db: sa.Connection, period: _Period) -> None:
 def _drop(database: Database, period: _Period, needed: sa.ColumnElement[bool], patience: timedelta) -> bool:
     """Drops a partition, unless a row of it is needed yet."""
     table = period.table
-    with database.write() as db:
+    with database.write(keys=()) as db:
         db.execute(sa.text(f"SET LOCAL lock_timeout = '{patience // timedelta(milliseconds=1)}ms'"))
         # The whole table first, as whoever inserts does, so that nothing comes between the look and the drop.
         db.execute(sa.text(f"LOCK TABLE ONLY {table.name} IN ACCESS EXCLUSIVE MODE"))

@@ -5,8 +5,8 @@ import sqlalchemy as sa
 from shared.storage.migrations import split
 from shared.storage.types import Instant
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:

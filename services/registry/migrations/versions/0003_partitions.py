@@ -6,8 +6,8 @@ from alembic import op
 from shared.storage.migrations import split
 from shared.storage.types import Instant
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
