@@ -102,7 +102,7 @@ def test_what_was_replayed_is_known_when_it_comes_again(tmp_path: Path) -> None:
         new, publishers = rebuilt(tmp_path)
         await rebuild_targets(new, publishers, SystemClock())
 
-        async def in_one(do: Any) -> Any:
+        async def in_one(do: Any, *, keys: Any = None) -> Any:
             with new.write() as db:
                 return do(TargetsWork(db, PLUMBING, now=AT, wall=AT))
 

@@ -1,5 +1,6 @@
 """What is kept for how long, on both databases, and the partitions that make forgetting cheap."""
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,12 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from services.targets.app import build
+from services.targets.settings import TargetsSettings
+from services.targets.tables import PLUMBING as TARGETS
+from shared.clock import FrozenClock
 from shared.ids import first_event_id, new_event_ids
+from shared.messaging.in_process import InProcessBus
 from shared.storage import retention
 from shared.storage.database import Database, insert_new, is_transient
 from shared.storage.retention import ANSWER_DAYS, INBOX_DAYS, PORTION, STAND_IN, add_partitions, prune
@@ -227,6 +233,25 @@ def test_partitions_are_there_ahead(postgresql: Database) -> None:
     assert add(postgresql, WALL + timedelta(days=5))[-1] == "event_log_20260401"
     claim(postgresql, born(WALL))
     assert (rows_of(postgresql, "inbox_20260320"), rows_of(postgresql, "inbox_default")) == (1, 0)
+
+
+def test_a_service_makes_them_when_it_starts(postgres: Postgres, tmp_path: Path) -> None:
+    """By wall time, before anything of that day has come."""
+    settings = TargetsSettings(data_dir=tmp_path, database_url=postgres.new_database())
+    clock = FrozenClock(WALL)
+
+    async def run() -> list[str]:
+        service = build(settings, bus=InProcessBus(), clock=clock)
+        await service.start()
+        try:
+            async with asyncio.timeout(20):
+                while not (found := partitions(service.core.database, TARGETS.inbox)):
+                    await asyncio.sleep(0.01)
+        finally:
+            await service.stop()
+        return found
+
+    assert asyncio.run(run())[0] == "inbox_20260320"
 
 
 def test_a_row_without_partition_finds_a_place_and_moves_later(postgresql: Database) -> None:
