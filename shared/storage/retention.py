@@ -3,7 +3,7 @@
 On PostgreSQL inbox and contact log lie in a partition per day, the event log in one per month, split by the
 birth that an event id carries (UTC): a message that comes again finds its own partition, so the id alone stays
 the unique key. What has no partition lies in the default one. SQLite keeps plain tables and deletes rows.
-All of it runs on wall time. See docs/adr/0020-partitions-by-birth.md.
+All of it runs on wall time. See docs/adr/0018-partitions-by-birth.md.
 """
 
 from collections import Counter

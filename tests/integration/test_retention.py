@@ -20,7 +20,7 @@ from shared.storage import retention
 from shared.storage.database import Database, insert_new, is_transient
 from shared.storage.retention import ANSWER_DAYS, INBOX_DAYS, PORTION, STAND_IN, add_partitions, prune
 from shared.storage.tables import plumbing_tables
-from tests.support.native import Postgres
+from tests.support.native import Postgres, wait_until
 
 WALL = datetime(2026, 3, 20, 15, 30, tzinfo=UTC)
 TODAY = date(2026, 3, 20)
@@ -240,18 +240,19 @@ def test_a_service_makes_them_when_it_starts(postgres: Postgres, tmp_path: Path)
     settings = TargetsSettings(data_dir=tmp_path, database_url=postgres.new_database())
     clock = FrozenClock(WALL)
 
-    async def run() -> list[str]:
+    async def run() -> None:
         service = build(settings, bus=InProcessBus(), clock=clock)
+
+        def made() -> bool:
+            return partitions(service.core.database, TARGETS.inbox)[:1] == ["inbox_20260320"]
+
         await service.start()
         try:
-            async with asyncio.timeout(20):
-                while not (found := partitions(service.core.database, TARGETS.inbox)):
-                    await asyncio.sleep(0.01)
+            await asyncio.to_thread(wait_until, made, "today's partition is there")
         finally:
             await service.stop()
-        return found
 
-    assert asyncio.run(run())[0] == "inbox_20260320"
+    asyncio.run(run())
 
 
 def test_a_row_without_partition_finds_a_place_and_moves_later(postgresql: Database) -> None:
