@@ -29,15 +29,16 @@ PORTION = 500
 
 def look_at_clocks(work: MatchingWork) -> bool:
     """One portion of the clocks that time has changed something for; False when there was none."""
-    return _reconsider(work, work.store.due_cases(work.now, PORTION), "clock")
+    return _reconsider(work, work.store.to_look_at(work.now, PORTION), "clock")
 
 
 def advance_leads(work: MatchingWork) -> bool:
     """One portion of the leads whose wait is over; False when there was none."""
-    return _reconsider(work, work.cases(work.store.to_advance(work.now, PORTION)), "ladder")
+    return _reconsider(work, work.store.to_advance(work.now, PORTION), "ladder")
 
 
-def _reconsider(work: MatchingWork, cases: dict[str, Case], why: str) -> bool:
+def _reconsider(work: MatchingWork, usccs: list[str], why: str) -> bool:
+    cases = work.cases(usccs)
     for case in cases.values():
         work.reconsider(case, Cause("matching", f"{why}-{case.uscc}"))
     work.save(cases)

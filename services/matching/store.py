@@ -41,35 +41,8 @@ class Store:
 
     def cases(self, usccs: Collection[str]) -> dict[str, Case]:
         """A case for each of these units, known or not, in this order."""
-        # Locked in one order everywhere (unit, clock, lead; each by USCC), so that no two writers ever wait for
-        # each other in a circle. Whoever has the unit's row has the unit.
         units = {unit.uscc: unit for unit in self._of(t.unit, _UNIT, Unit, usccs)}
         clocks = {clock.uscc: clock for clock in self._of(t.clock, _CLOCK, Clock, usccs)}
-        return self._cases(usccs, units, clocks)
-
-    def due_cases(self, now: datetime, limit: int) -> dict[str, Case]:
-        """Claims units whose clock time has changed something for, longest ago first, and gives their cases.
-
-        Those that another process has claimed, or is changing, are passed over: none waits here. The claim is
-        the lock on the row of the unit, which every writer takes first, so facts of one unit keep their
-        order; it falls with the transaction, also when the process dies.
-        """
-        claimed = self._db.execute(
-            sa.select(*_UNIT, *_CLOCK)
-            .join_from(t.clock, t.unit, t.unit.c.uscc == t.clock.c.uscc)
-            .where(t.clock.c.look_at <= now)
-            .order_by(t.clock.c.look_at)
-            .limit(limit)
-            .with_for_update(of=[t.unit, t.clock], skip_locked=True)
-        ).all()
-        cut = len(_UNIT)
-        units = {row.uscc: Unit(*row[:cut]) for row in claimed}
-        clocks = {row.uscc: Clock(*row[cut:]) for row in claimed}
-        return self._cases(list(units), units, clocks)
-
-    def _cases(
-        self, usccs: Collection[str], units: Mapping[str, Unit], clocks: Mapping[str, Clock]
-    ) -> dict[str, Case]:
         leads = {lead.uscc: lead for lead in self._of(t.lead, _LEAD, _lead, usccs)}
         starts = {
             row.uscc: row.first
@@ -133,15 +106,28 @@ class Store:
             columns = [column.name for column in table.c if column.name != key]
             upsert_rows(self._db, table, rows, key=key, update=columns)
 
+    def to_look_at(self, now: datetime, limit: int) -> list[str]:
+        """Claims units whose clock time has changed something for, longest ago first."""
+        return self._claim(t.clock, t.clock.c.look_at, now, limit)
+
     def to_advance(self, now: datetime, limit: int) -> list[str]:
-        """Units whose lead has a step to take, longest ago first."""
+        """Claims units whose lead has a step to take, longest ago first."""
+        return self._claim(t.lead, t.lead.c.act_at, now, limit)
+
+    def _claim(self, table: sa.Table, due: sa.Column[Any], now: datetime, limit: int) -> list[str]:
+        """Units of which something is due, without those that another process has claimed or is changing.
+
+        The claim is the lock on the unit's own row. Whoever changes anything of a unit takes that one first
+        and keeps it to the end of the transaction, so its facts keep their order, and a claim dies with its process.
+        """
         return list(
             self._db.scalars(
-                sa.select(t.lead.c.uscc)
-                .where(t.lead.c.act_at <= now)
-                .order_by(t.lead.c.act_at)
+                sa.select(t.unit.c.uscc)
+                .join_from(table, t.unit, t.unit.c.uscc == table.c.uscc)
+                .where(due <= now)
+                .order_by(due)
                 .limit(limit)
-                .with_for_update(skip_locked=True)
+                .with_for_update(of=t.unit, skip_locked=True)
             )
         )
 
@@ -154,7 +140,7 @@ class Store:
                 .where(_IN_STOCK, *(t.unit.c.town == town for town in towns))
                 .order_by(t.clock.c.due_at, t.clock.c.uscc)
                 .limit(limit)
-                .with_for_update(skip_locked=True, of=t.clock)
+                .with_for_update(skip_locked=True, of=t.unit)
             )
         )
 
@@ -340,6 +326,8 @@ class Store:
     def _of(
         self, table: sa.Table, columns: _Columns, make: Callable[..., T], usccs: Collection[str]
     ) -> Iterator[T]:
+        # Locked in one order (unit, clock, lead; each by USCC), so that no two writers wait for each other in a
+        # circle.
         rows = self._db.execute(
             sa.select(*columns)
             .where(among(self._db, table.c.uscc, usccs))
