@@ -7,16 +7,19 @@ once, and rows go as tuples (SQLite), by COPY (PostgreSQL, new rows) or as one J
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 import psycopg
 import sqlalchemy as sa
 from pydantic_core import to_json
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from shared.storage.database import WRITES
 
 Rows = Sequence[Mapping[str, Any]]
+
+_ISO = methodcaller("isoformat")
+"""How days and instants are written in JSON; nothing else that JSON does not know is let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +50,15 @@ def upsert_rows(db: sa.Connection, table: sa.Table, rows: Rows, *, key: str, upd
     if db.dialect.name == "sqlite":
         db.exec_driver_sql(f"{_insert_tuples(db, table, rows)} {conflict}", values)
         return
-    types = ", ".join(f"{quote(name)} {table.c[name].type.compile(db.dialect)}" for name in rows[0])
-    source = f"SELECT * FROM json_to_recordset(%s::json) AS given ({types})"
-    named = [dict(zip(rows[0], each, strict=True)) for each in values]
+    # Read as texts and cast, as a JSON column has to be; without lengths, for a cast would cut what is too long.
+    kinds = {name: table.c[name].type.compile(db.dialect).split("(")[0] for name in rows[0]}
+    given = ", ".join(f"{quote(name)} text" for name in kinds)
+    chosen = ", ".join(f"{quote(name)}::{kind}" for name, kind in kinds.items())
+    document = json.dumps([dict(zip(kinds, row, strict=True)) for row in values], default=_ISO)
     db.exec_driver_sql(
-        f"INSERT INTO {_target(db, table, rows)} {source} {conflict}", (json.dumps(named, default=str),)
+        f"INSERT INTO {_target(db, table, rows)} SELECT {chosen}"  # noqa: S608 - names of our own tables
+        f" FROM json_to_recordset(%s::json) AS given ({given}) {conflict}",
+        (document,),
     )
 
 
@@ -59,7 +66,8 @@ def among(db: sa.Connection, column: sa.ColumnElement[Any], texts: Collection[st
     """Whether a text column holds one of these: one parameter, however many they are."""
     if db.dialect.name == "sqlite":
         return column.in_(sa.select(sa.func.json_each(json.dumps(list(texts))).table_valued("value").c.value))
-    return column == sa.any_(sa.literal(list(texts), ARRAY(sa.Text)))
+    listed = sa.select(sa.func.json_array_elements_text(sa.literal(list(texts), sa.JSON)))
+    return column == sa.any_(sa.func.array(listed.scalar_subquery()))
 
 
 def _target(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
@@ -68,7 +76,8 @@ def _target(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
 
 
 def _insert_tuples(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
-    return f"INSERT INTO {_target(db, table, rows)} VALUES ({', '.join('?' * len(rows[0]))})"
+    marks = ", ".join("?" * len(rows[0]))
+    return f"INSERT INTO {_target(db, table, rows)} VALUES ({marks})"  # noqa: S608 - names of our own tables
 
 
 def _tuples(db: sa.Connection, table: sa.Table, rows: Rows) -> list[tuple[Any, ...]]:
