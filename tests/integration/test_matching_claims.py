@@ -85,9 +85,7 @@ def test_two_committers_at_once_fire_every_clock_once(matching: Matching, tmp_pa
     keys = KeyRing.load_or_create(tmp_path / "keys").cipher(Purpose.IDEMPOTENCY)
     databases = [Database(matching.database.url.render_as_string(hide_password=False)) for _ in range(2)]
     committers = [
-        Committer(
-            database, tables.PLUMBING, matching.world.make_work, cipher=keys, committed=lambda: None
-        )
+        Committer(database, tables.PLUMBING, matching.world.make_work, cipher=keys, committed=lambda: None)
         for database in databases
     ]
 
