@@ -3,20 +3,23 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from services.matching import tables
+from services.matching.app import build
 from services.matching.commands import PORTION, advance_leads, look_at_clocks
 from services.matching.domain import ClockState
 from services.matching.handlers import take_started
+from services.matching.settings import MatchingSettings
 from services.matching.work import MatchingWork
 from shared.events.registry import DataComplete, ParticipationStarted
 from shared.messaging.consumer import Received
+from shared.messaging.in_process import InProcessBus
 from shared.privacy import KeyRing, Purpose
 from shared.storage.committer import Committer
 from shared.storage.database import Database
@@ -49,7 +52,8 @@ def transaction(matching: Matching) -> Iterator[MatchingWork]:
         work.flush()
 
 
-Transaction = Callable[[], AbstractContextManager[MatchingWork]]
+def url_of(matching: Matching) -> str:
+    return matching.database.url.render_as_string(hide_password=False)
 
 
 def fire(matching: Matching) -> int:
@@ -80,10 +84,29 @@ def test_a_claim_passes_over_what_another_process_has_claimed(matching: Matching
     assert opened(matching) == USCCS
 
 
+def test_the_duty_shares_the_database(matching: Matching, tmp_path: Path) -> None:
+    """The running service fires what it can while another process is in the middle of a portion."""
+    settings = MatchingSettings(mode="server", data_dir=tmp_path, database_url=url_of(matching))
+    service = build(settings, bus=InProcessBus(), clock=matching.clock)
+
+    async def fire_all() -> None:
+        service.core.start()
+        async with asyncio.timeout(20):
+            while await service.duties[0].step():
+                pass
+
+    with transaction(matching) as first:
+        assert look_at_clocks(first)
+        asyncio.run(fire_all())
+        assert len(opened(matching)) == DUE - PORTION
+    service.core.stop()
+    assert opened(matching) == USCCS
+
+
 def test_two_committers_at_once_fire_every_clock_once(matching: Matching, tmp_path: Path) -> None:
     """Each has a thread and connections of its own, as two processes have."""
     keys = KeyRing.load_or_create(tmp_path / "keys").cipher(Purpose.IDEMPOTENCY)
-    databases = [Database(matching.database.url.render_as_string(hide_password=False)) for _ in range(2)]
+    databases = [Database(url_of(matching)) for _ in range(2)]
     committers = [
         Committer(database, tables.PLUMBING, matching.world.make_work, cipher=keys, committed=lambda: None)
         for database in databases
@@ -136,9 +159,11 @@ with matching.database.write(keys=()) as db:
     print("claimed", flush=True)
     sys.stdin.read()
 """
-    url = matching.database.url.render_as_string(hide_password=False)
     process = subprocess.Popen(
-        [sys.executable, "-c", script, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, url_of(matching)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     assert process.stdin
