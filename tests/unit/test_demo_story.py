@@ -458,6 +458,30 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
     assert [figures[column] for column in columns] == [1, 1, 1, 1]
 
 
+def test_answers_are_counted(tmp_path):
+    """To files, to the release of stock, and to the question whether a message is genuine."""
+    small, journal = SmallSuite(), Journal(tmp_path / JOURNAL)
+    kept = {"file": 7, "stock": 4, "real": True, "forged": False}
+    fields = {"stock": "released", "real": "genuine", "forged": "genuine"}
+    actions = tuple(
+        Action(key, START, "POST", "/x", b"" if key == "file" else None, "ADM", keeps=fields.get(key, "id"))
+        for key in (*kept, "never_done")
+    )
+    for key, value in kept.items():
+        journal.add(key, Done(START, START, value))
+    batch = {"dataset": "unit_registrations", "accepted": 9, "rejected": 2}
+    small.details = {"/registry/v1/batches/7": batch}
+    figures = services_figures(small.suite(), City((), (), actions), journal)
+    columns = (
+        "registered by file",
+        "rows rejected",
+        "released from stock",
+        "found genuine",
+        "found not genuine",
+    )
+    assert [figures[column] for column in columns] == [9, 2, 4, 1, 1]
+
+
 def ledger_with(file, *mobiles: str) -> None:
     db = sqlite3.connect(file)
     db.executescript(sandbox.SCHEMA)
