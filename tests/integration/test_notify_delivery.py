@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import ChangeSending, change_sending, try_texts_again
-from services.notify.domain import SendingState
+from services.notify.domain import Channel, SendingState
 from services.notify.tables import PLUMBING, attempt, notice, unit_contact
 from shared.calendar import load_calendar
-from shared.clock import FrozenClock
+from shared.clock import FrozenClock, SystemClock
 from shared.documents import pack
 from shared.storage.work import Cause
 from tests.support.notify import (
@@ -28,8 +28,10 @@ from tests.support.notify import (
     USCC,
     Desk,
     at,
+    batch,
     contact_changed,
     due,
+    lead_advanced,
     lead_changed,
     lead_held,
     lead_opened,
@@ -42,8 +44,11 @@ from tests.support.notify import (
 CALENDAR = load_calendar(pack(None))
 
 
-async def turn(desk: Desk, state: str, *, daily_cap: int | None = None, allowlist: Any = None) -> None:
+async def turn(
+    desk: Desk, state: str, *channels: Channel, daily_cap: int | None = None, allowlist: Any = None
+) -> None:
     item = ChangeSending(
+        channels or tuple(Channel),
         SendingState(state),
         keeps_cap=daily_cap is None,
         daily_cap=daily_cap,
@@ -411,7 +416,7 @@ def test_a_refusal_of_the_account_stops_sending(tmp_path: Path) -> None:
         await due(desk)
         await desk.deliver()
         assert await desk.attempts() == ["released"]
-        assert await desk.states() == [("queued", None)]
+        assert await desk.states() == [("held", None)]
         assert await desk.next_due() is None
         audit = await desk.rows(PLUMBING.audit)
         assert [(row.action, row.details["code"]) for row in audit] == [("sending.stopped", "IllegalMac")]
@@ -572,6 +577,106 @@ def test_only_phones_on_the_allowlist_get_messages(tmp_path: Path) -> None:
         assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000", MOBILE]
 
     play(tmp_path, story)
+
+
+def test_each_account_has_a_brake_of_its_own(tmp_path: Path) -> None:
+    """WeChat stopped: its followers get SMS. SMS stopped: who can get WeChat gets it, the others are held
+    without being due until the brake is turned again.
+    """
+
+    async def story(desk: Desk) -> None:
+        await desk.bound()
+        await turn(desk, "off", Channel.WECHAT)
+        await due(desk)
+        await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (0, 1)
+        await turn(desk, "on", Channel.WECHAT)
+        await turn(desk, "off", Channel.SMS)
+        await desk.hear(lead_advanced())
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (1, 1)
+        held = [row.held for row in await desk.rows(notice) if row.uscc == OTHER]
+        assert (held, await desk.next_due()) == ([["stopped"]], None)
+        await turn(desk, "on", Channel.SMS)
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == [MOBILE, "13900139000"]
+
+    play(tmp_path, story)
+
+
+def test_each_account_has_a_cap_of_its_own(tmp_path: Path) -> None:
+    """A follower beyond WeChat's cap gets SMS; beyond that of SMS a notice says so and waits for the next day,
+    or for a higher cap.
+    """
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "on", Channel.WECHAT, daily_cap=1)
+        await turn(desk, "on", Channel.SMS, daily_cap=1)
+        for n in range(2):
+            await desk.bound(f"1380013800{n}", f"oExampleFollower00000000000{n}")
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+            await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (1, 1)
+        await turn(desk, "on", Channel.WECHAT, daily_cap=5)
+        for n in range(2, 4):
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        await desk.deliver()
+        assert [row.held for row in await desk.rows(notice) if row.state == "held"] == [["look:cap"]] * 2
+        assert await desk.next_due() == at("2026-02-11", "08:30")
+        await turn(desk, "on", Channel.SMS, daily_cap=2)
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 2
+        desk.clock.move_to(at("2026-02-11", "08:30"))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 3
+
+    play(tmp_path, story)
+
+
+def test_a_stop_in_the_middle_of_thousands_acts_within_a_second(tmp_path: Path) -> None:
+    """However long the queue: from the answer on at most what the rate allows in a second is begun; audited."""
+    rate, backlog, enough = 500, 3_000, 400
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "off")
+        units = [f"91371082MA3{n:07}" for n in range(backlog)]
+        told = [(contact_changed(u, 1, f"138{n:08}"), lead_opened(u)) for n, u in enumerate(units)]
+        for kind in zip(*told, strict=True):
+            await desk.consumer.receive(batch(kind, when=NOW))
+        await turn(desk, "on")
+        many = asyncio.Event()
+        desk.carrier.meanwhile = lambda: many.set() if len(desk.carrier.messages) == enough else None
+
+        async def go_on() -> None:
+            while await desk.delivery.deliver():
+                pass
+
+        going = asyncio.ensure_future(go_on())
+        await many.wait()
+        await turn(desk, "off")
+        at_the_answer = len(desk.carrier.messages)
+        await going
+        assert len(desk.carrier.messages) - at_the_answer <= rate
+        assert enough <= len(desk.carrier.messages) < backlog
+        audit = [(row.details["before"], row.details["after"]) for row in await desk.rows(PLUMBING.audit)]
+        assert audit[-2:] == [("on", "off")] * 2  # both accounts
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, _Steady(NOW), rate_per_s=rate) as desk:
+            await story(desk)
+
+    asyncio.run(run())
+
+
+class _Steady(SystemClock):
+    """Business time stands still inside the hours; waits are real."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
 
 
 def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:
