@@ -53,6 +53,7 @@ _REASONS: Final = {
     "wrong_data": "数据有误",
     "settled_by_inspection": "稽核监察已处理",
     "paused": "人工暂停",
+    "visited": "走访情况待核定",
     "code": "统一社会信用代码待核实",
     "disputed": "单位提出异议",
     "suspended": "歇业",
