@@ -37,9 +37,10 @@ from services.registry.commands import (
     suspend_unit,
 )
 from services.registry.domain import Batch, City, DataSet, Insurance, RejectedRow, look, unit_doubts
-from services.registry.intake.apply import ReceiveBatch, SettleRow, own_batch, receive_batch, settle_row
+from services.registry.intake.apply import ReceiveBatch, SettleRow, receive_batch, settle_row
 from services.registry.intake.files import Files
 from services.registry.intake.report import report_head, report_rows
+from services.registry.intake.withdraw import WithdrawBatch, own_batch, withdraw_batch
 from services.registry.schemas import (
     BatchOut,
     CancelIn,
@@ -62,6 +63,7 @@ from services.registry.schemas import (
     UnitPatch,
     UnitRow,
     Uscc,
+    WithdrawIn,
     YearIn,
     YearOut,
     unit_out,
@@ -492,6 +494,23 @@ async def errors(id: str, who: Who, room: Here) -> StreamingResponse:  # noqa: A
 
 def _rejected_behind(id_: str, line: int) -> Callable[[Store], list[RejectedRow]]:
     return lambda store: store.rejected(id_, after=line, limit=500)
+
+
+@router.post(
+    "/v1/batches/{id}/withdraw",
+    dependencies=[access("datasets:write", whole_city=True)],
+    response_model=BatchOut,
+    status_code=202,
+    tags=["batches"],
+)
+async def withdraw(id: str, body: WithdrawIn, request: Request, who: Who) -> Response:  # noqa: A002
+    """Takes a whole file back: what it brought and nobody has touched since is undone afterwards, by events."""
+    item = WithdrawBatch(who.cause, who.department, id, body.reason, body.replaced)
+
+    def respond(outcome: tuple[Batch, int]) -> Answer:
+        return Answer(202, BatchOut.of(*outcome).model_dump(mode="json"))
+
+    return await answer(request, withdraw_batch, item, respond)
 
 
 @router.post(
