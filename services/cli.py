@@ -208,7 +208,7 @@ def verify(
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
 ) -> None:
-    """Writes the generated documents: docs/events.md and the settings in README.md."""
+    """Writes the generated documents: docs/events.md, docs/datasets.md and the settings in README.md."""
     stale = documents.write(check=check)
     if check and stale:
         _fail(f"stale: {', '.join(map(str, stale))}; run `make docs`")

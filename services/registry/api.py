@@ -330,6 +330,29 @@ async def datasets(room: Here) -> dict[str, list[DataSetOut]]:
     return {"items": [_dataset_out(item, marks.get(item.id)) for item in room.city.datasets.values()]}
 
 
+@router.get(
+    "/v1/datasets/{id}/template",
+    dependencies=[access("datasets:read")],
+    response_class=Response,
+    tags=["datasets"],
+)
+async def template(id: str, room: Here) -> Response:  # noqa: A002 - a fixed path
+    """An empty CSV file of the data set: its headings, ready to be filled in and sent."""
+    contract = _contract(room, id)
+    return Response(
+        contract.template,
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{contract.id}.csv"'},
+    )
+
+
+def _contract(room: Room, id_: str) -> Contract:
+    contract = room.contracts.get(id_)
+    if contract is None:
+        raise not_found("没有该数据集，或不接收文件", "there is no such data set, or it takes no files")
+    return contract
+
+
 @router.put(
     "/v1/datasets/{id}/complete-through",
     dependencies=[access("datasets:write", whole_city=True)],
@@ -414,9 +437,7 @@ async def send(
     `complete_through`: with this file everything about days up to that one has been supplied; said when the
     file has been applied.
     """
-    contract = room.contracts.get(id)
-    if contract is None:
-        raise not_found("没有该数据集，或不接收文件", "there is no such data set, or it takes no files")
+    contract = _contract(room, id)
     if who.department not in contract.owners:
         raise Problem(
             403,

@@ -85,7 +85,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_documents_are_written_once_and_then_fresh(root: Path) -> None:
     """With `check` nothing is written; what stands around the settings stays."""
-    both = [Path("docs/events.md"), Path("README.md")]
+    both = [Path("docs/events.md"), Path("docs/datasets.md"), Path("README.md")]
     assert docs.write(check=True, root=root) == both
     assert not (root / "docs" / "events.md").exists()
     assert docs.write(check=False, root=root) == both
