@@ -394,6 +394,7 @@ def record_participations(
         doubts = participation_doubts(
             unit_known=claim.unit is not None or participation.uscc is None,
             same_name=person.name == claim.item.name,
+            before_unit=_is_before_unit(participation, claim.unit),
             others=claim.doubts,
         )
         outcome = Recorded(participation, person, first.participation_id == participation.id, doubts, is_new)
@@ -508,6 +509,11 @@ def _other_kind() -> Problem:
         en="this participation is recorded with another kind; cancel that one first if it is wrong",
         errors=[FieldError("/kind", "differs", "与已记录的不同", "is not as recorded")],
     )
+
+
+def _is_before_unit(participation: Participation, unit: Unit | None) -> bool:
+    begins = unit.established_on if unit else None
+    return begins is not None and participation.started_on < begins
 
 
 def _tell_started(work: RegistryWork, cause: Cause, outcome: Recorded, first: First) -> None:

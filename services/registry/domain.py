@@ -256,6 +256,11 @@ _UNKNOWN_UNIT = Doubt(
     "该统一社会信用代码的单位尚未登记，参保记录先行保留",
     "no unit with this code is registered yet; the record is kept until it is",
 )
+_BEFORE_UNIT = Doubt(
+    "before_unit",
+    "参保开始日期早于该单位成立日期，请核对；记录已接收并停止该单位期限计算",
+    "it began before the unit was established; it is taken all the same and stops the unit's clock: check both",
+)
 _AREA_CODE = Doubt(
     "area_code",
     "身份证号码前两位不是已知的省级代码，请核对",
@@ -404,10 +409,14 @@ def spell_faults(form: Form, uscc: str | None, started_on: date, today: date) ->
 
 
 def participation_doubts(
-    *, unit_known: bool, same_name: bool, others: Sequence[Doubt] = ()
+    *, unit_known: bool, same_name: bool, before_unit: bool, others: Sequence[Doubt] = ()
 ) -> tuple[Doubt, ...]:
     """What somebody should look at in a participation."""
-    checks = ((not unit_known, _UNKNOWN_UNIT), (not same_name, _NAME_DIFFERS))
+    checks = (
+        (not unit_known, _UNKNOWN_UNIT),
+        (not same_name, _NAME_DIFFERS),
+        (before_unit, _BEFORE_UNIT),
+    )
     return (*others, *(doubt for applies, doubt in checks if applies))
 
 
