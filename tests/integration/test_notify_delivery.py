@@ -139,7 +139,7 @@ def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
         tmp_path_factory.mktemp("hours"),
         FrozenClock(at(f"{begin:%Y-%m-%d}", f"{begin:%H:%M:%S}")),
     )
-    calendar, left = CALENDAR, list[str]()
+    calendar, left, gear = CALENDAR, list[str](), tools()
 
     async def run() -> None:
         async with AsyncExitStack() as processes:
@@ -147,7 +147,7 @@ def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
             never = asyncio.Event()
 
             async def start() -> Desk:
-                desk: Desk = await processes.enter_async_context(Desk.at_work(folder, clock))
+                desk: Desk = await processes.enter_async_context(Desk.at_work(folder, clock, gear=gear))
                 desk.carrier.meanwhile = lambda: sent(desk)
                 return desk
 
@@ -182,9 +182,9 @@ def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
                 elif step == "kill":
                     desk = await kill(desk)
                 elif step == "holiday":
-                    year = calendar.years[2026]
+                    year, day = calendar.years[2026], {clock.now().date()}
                     calendar = calendar.with_year(
-                        replace(year, holidays=year.holidays | {clock.now().date()})
+                        replace(year, holidays=year.holidays | day, makeup_days=year.makeup_days - day)
                     )
                     await desk.hear(published(calendar.years[2026]))
                 await desk.deliver()
