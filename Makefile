@@ -33,7 +33,7 @@ chaos: .venv/tests ## kill -9 through the story; NAME=main
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced
-	rm -rf .venv var .coverage .hypothesis
+	rm -rf .venv .tools var .coverage .hypothesis
 
 .venv/runs: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 …")'

@@ -24,7 +24,7 @@ def test_a_brake_that_is_off_stays_off_for_both_accounts(tmp_path: Path) -> None
         config.set_main_option("script_location", str(FOLDER))
         config.set_main_option("path_separator", "os")
         config.attributes["connection"] = db
-        command.upgrade(config, "0001")
+        command.upgrade(config, "0003")
         db.execute(
             sa.text(
                 "INSERT INTO sending (id, state, daily_cap, allowlist, changed_at, changed_by)"

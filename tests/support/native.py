@@ -1,8 +1,21 @@
-"""What tests need around processes of their own."""
+"""Real PostgreSQL and real Apache Kafka, started on free ports for a test run and stopped after it."""
 
+import os
+import shutil
+import signal
 import socket
+import subprocess
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+ROOT = Path(__file__).parents[2]
+JARS = ROOT / ".tools" / "kafka"
+"""Where `deploy/test-system.sh` puts Kafka's jars."""
 
 UP_WITHIN_S = 60.0
 
@@ -21,3 +34,186 @@ def wait_until(holds: Callable[[], bool], what: str, *, alive: Callable[[], bool
         if not alive() or time.monotonic() > give_up:
             raise RuntimeError(f"never happened: {what}")
         time.sleep(0.05)
+
+
+class Native:
+    """A server process with a folder of its own that can be killed, paused and started again."""
+
+    process: "subprocess.Popen[bytes]"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        """Starts it on the same files and waits until it answers."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Starts it on the same files."""
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=log, stderr=log, env=self.environment(), start_new_session=True
+            )
+
+    def wait_until_up(self) -> None:
+        """Waits until it answers."""
+        what = f"{self.folder.name} is up; see {self.folder / 'server.log'}"
+        wait_until(self.answers, what, alive=lambda: self.process.poll() is None)
+
+    def command(self) -> Sequence[str]:
+        """What is run."""
+        raise NotImplementedError
+
+    def answers(self) -> bool:
+        """Whether it serves."""
+        raise NotImplementedError
+
+    def environment(self) -> dict[str, str]:
+        """The process's environment."""
+        return dict(os.environ)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the process and what it started."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """Kill -9: no chance to put anything right."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Ends it for good."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+class Postgres(Native):
+    """A PostgreSQL cluster of its own. As root it runs as the system's user `postgres`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+        self._data = folder / "data"
+        if os.geteuid() == 0:
+            for part in (folder, *folder.parents):
+                if part.stat().st_mode & 0o001 == 0:
+                    part.chmod(part.stat().st_mode | 0o011)
+            shutil.chown(folder, "postgres")
+        subprocess.run(
+            [
+                *(*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"),
+                *("--no-sync", "--encoding=UTF8", "--locale=C"),
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def _as_owner(self) -> list[str]:
+        return (
+            ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+        )
+
+    def command(self) -> Sequence[str]:
+        options = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": 100,
+            "synchronous_commit": "on",
+        }
+        flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        return [*self._as_owner(), str(self._bin / "postgres"), "-D", str(self._data), *flags]
+
+    def answers(self) -> bool:
+        try:
+            psycopg.connect(self.dsn("postgres"), connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def dsn(self, name: str) -> str:
+        """What psycopg connects to."""
+        return f"postgresql://yingbao@127.0.0.1:{self.port}/{name}"
+
+    def new_database(self) -> str:
+        """An empty database; gives its SQLAlchemy URL."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.dsn("postgres"), autocommit=True) as db:
+            db.execute(f"CREATE DATABASE {name}")
+        return self.dsn(name).replace("postgresql://", "postgresql+psycopg://")
+
+
+class Kafka(Native):
+    """One KRaft broker from Kafka's own jars."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._controller = free_port()
+        self._config = folder / "server.properties"
+        self._config.write_text(
+            "\n".join(
+                f"{name}={value}"
+                for name, value in {
+                    "process.roles": "broker,controller",
+                    "node.id": 1,
+                    "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
+                    "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
+                    "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+                    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                    "controller.listener.names": "CONTROLLER",
+                    "log.dirs": folder / "logs",
+                    "offsets.topic.replication.factor": 1,
+                    "offsets.topic.num.partitions": 4,
+                    "transaction.state.log.replication.factor": 1,
+                    "transaction.state.log.min.isr": 1,
+                    "group.initial.rebalance.delay.ms": 0,
+                    "auto.create.topics.enable": "false",
+                }.items()
+            )
+        )
+        subprocess.run(
+            self._java(
+                "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._config)
+            ),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    @property
+    def bootstrap(self) -> str:
+        """The broker's address."""
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        return self._java("kafka.Kafka", str(self._config))
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", self.port)) != 0:
+                return False
+        return b"Kafka Server started" in (self.folder / "server.log").read_bytes().split(b"\n---")[-1]
+
+    def start(self) -> None:
+        with (self.folder / "server.log").open("ab") as log:
+            log.write(b"\n---")
+        super().start()
+
+    def _java(self, main: str, *arguments: str) -> list[str]:
+        if not JARS.is_dir():
+            raise RuntimeError(f"Kafka's jars are not in {JARS}: run deploy/test-system.sh")
+        return ["java", "-Xmx384m", "-XX:+UseSerialGC", "-cp", f"{JARS}/*", main, *arguments]
+
+
+def started(native: Any) -> Any:
+    """Starts a server and gives it."""
+    native.start()
+    return native

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import httpx
 
-from services.all_in_one import DEMO_START, LEDGER, Suite
+from services.all_in_one import LEDGER, Suite
+from services.demo_clock import DEMO_START
 from shared.auth import LocalIssuer, department_scopes
 from shared.clock import FrozenClock
 from shared.messaging.bus import Message
@@ -68,10 +69,11 @@ class System:
         *,
         clock: FrozenClock | None = None,
         overrides: dict[str, dict[str, Any]] | None = None,
+        bus: GatedBus | None = None,
     ) -> None:
         self.folder = folder
         self.clock = clock or FrozenClock(DEMO_START)
-        self.bus = GatedBus()
+        self.bus = bus or GatedBus()
         self.wire: Wire | None = None
         self.suite = Suite(
             folder, clock=self.clock, demo=True, overrides=overrides, through=self._through, bus=self.bus

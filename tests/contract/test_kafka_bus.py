@@ -1,0 +1,153 @@
+"""Kafka keeps the promises of the port."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from shared.events.catalogue import TOPICS
+from shared.messaging.bus import Bus, Message, Subscription
+from shared.messaging.kafka import KafkaBus, create_topics
+from tests.contract.bus_suite import BusSuite, Recorder, note
+from tests.support.native import Kafka, free_port
+
+ARRIVES_WITHIN_S = 40.0
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits for what the broker brings about."""
+    async with asyncio.timeout(ARRIVES_WITHIN_S):
+        while not holds():  # noqa: ASYNC110 - another process decides when
+            await asyncio.sleep(0.02)
+
+
+async def arrived(recorder: Recorder, number: int) -> None:
+    """Waits until so many messages were taken."""
+    await until(lambda: len(recorder.values) >= number)
+
+
+class TestKafkaBus(BusSuite):
+    """The suite on Kafka."""
+
+    @pytest.fixture(autouse=True)
+    def _broker(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self.prefix = f"{uuid.uuid4().hex[:8]}."
+
+    def open_bus(self, subscriptions: Sequence[Subscription]) -> AbstractAsyncContextManager[Bus]:
+        return self.opened(subscriptions)
+
+    async def arrived(self, recorder: Recorder, number: int) -> None:
+        await arrived(recorder, number)
+
+    async def eventually(self, ask: Callable[[], Awaitable[Any]], expected: Any) -> None:
+        async with asyncio.timeout(ARRIVES_WITHIN_S):
+            while await ask() != expected:  # noqa: ASYNC110 - another process decides when
+                await asyncio.sleep(0.02)
+
+    def test_what_waits_for_a_stuck_consumer_is_its_lag(self) -> None:
+        """Committed is what counts, so redeliveries do not lower it."""
+        stuck = Recorder(failures=10_000)
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note("a", n) for n in range(5)])
+            await until(lambda: bool(stuck.tries))
+            assert await bus.lag("one") == {"registry": 5}
+
+        self.run([Subscription("one", ("registry",), stuck.receive)], use)
+
+    def test_a_broker_that_dies_loses_nothing(self) -> None:
+        """What was not answered is published again, in order; consumers go on by themselves."""
+        seen = Recorder()
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note("a", 1)])
+            await arrived(seen, 1)
+            self.kafka.kill()
+            with pytest.raises(ConnectionError):
+                await bus.publish([note("a", 2)])
+            await asyncio.to_thread(self.kafka.start)
+            published = 2
+            async with asyncio.timeout(ARRIVES_WITHIN_S):
+                while published < 4:
+                    with suppress(ConnectionError):
+                        await bus.publish([note("a", published)])
+                        published += 1
+                    await asyncio.sleep(0.05)
+            await until(lambda: seen.values[-1:] == ["a:3"])
+
+        self.run([Subscription("one", ("registry",), seen.receive)], use)
+        assert list(dict.fromkeys(seen.values)) == ["a:1", "a:2", "a:3"]
+
+    def test_a_bus_is_started_without_its_broker(self) -> None:
+        """It says that it is not connected, and connects when the broker comes."""
+        port = free_port()
+
+        async def run() -> None:
+            bus = KafkaBus(f"127.0.0.1:{port}")
+            bus.subscribe(Subscription("one", ("registry",), Recorder().receive))
+            await bus.start()
+            assert not bus.connected
+            with pytest.raises(ConnectionError):
+                await bus.publish([note("a", 1)])
+            with pytest.raises(ConnectionError):
+                await bus.lag("one")
+            await bus.stop()
+
+        asyncio.run(run())
+
+    @asynccontextmanager
+    async def opened(self, subscriptions: Sequence[Subscription]) -> AsyncGenerator[KafkaBus]:
+        await create_topics(self.kafka.bootstrap, TOPICS, prefix=self.prefix)
+        bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix)
+        for subscription in subscriptions:
+            bus.subscribe(subscription)
+        await bus.start()
+        await until(lambda: bus.connected)
+        try:
+            yield bus
+        finally:
+            await bus.stop()
+
+    def test_what_was_not_committed_comes_again_after_a_restart(self) -> None:
+        """A consumer that never took a message gets it from the next process of its group."""
+        stuck, later = Recorder(failures=10_000), Recorder()
+
+        async def run() -> None:
+            async with self.opened([Subscription("one", ("registry",), stuck.receive)]) as bus:
+                await bus.publish([note("a", 1)])
+                await until(lambda: bool(stuck.tries))
+            async with self.opened([Subscription("one", ("registry",), later.receive)]) as bus:
+                await bus.publish([note("a", 2)])
+                await arrived(later, 2)
+
+        asyncio.run(run())
+        assert later.values == ["a:1", "a:2"]
+
+    def test_two_instances_share_the_partitions_and_keep_the_order(self) -> None:
+        """A second instance joins in the middle: everything arrives, and per key in order."""
+        order: list[str] = []
+
+        async def receive(batch: Sequence[Message]) -> None:
+            await asyncio.sleep(0.01)
+            order.extend(message.value.decode() for message in batch)
+
+        keys = [f"k{n}" for n in range(20)]
+
+        async def run() -> None:
+            subscription = Subscription("one", ("registry",), receive)
+            async with self.opened([subscription]) as first:
+                for number in range(10):
+                    await first.publish([note(key, number) for key in keys])
+                async with self.opened([subscription]) as second:
+                    for number in range(10, 30):
+                        await second.publish([note(key, number) for key in keys])
+                    await until(lambda: len(set(order)) == 600)
+
+        asyncio.run(run())
+        for key in keys:
+            first_seen = list(dict.fromkeys(value for value in order if value.startswith(f"{key}:")))
+            assert first_seen == [f"{key}:{n}" for n in range(30)]

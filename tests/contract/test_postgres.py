@@ -1,0 +1,55 @@
+"""PostgreSQL keeps the promises of storage."""
+
+from pathlib import Path
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+import services
+from services.cli import TABLES
+from shared.storage.bulk import insert_rows
+from shared.storage.database import Database, is_transient
+from shared.storage.migrations import differences, upgrade
+from tests.contract.storage_suite import FULL, StorageSuite, record
+from tests.support.native import Postgres
+
+
+class TestPostgres(StorageSuite):
+    """The suite on PostgreSQL."""
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres: Postgres) -> None:
+        self.postgres = postgres
+
+    def open(self, folder: Path) -> Database:
+        return Database(self.postgres.new_database())
+
+    def test_a_connection_lost_in_the_middle_of_bulk_rows_is_passing(self, database: Database) -> None:
+        """The error says that the same work may succeed later, and the next transaction does."""
+
+        def write_into_a_lost_connection() -> None:
+            with database.write() as db:
+                backend = db.scalar(sa.text("SELECT pg_backend_pid()"))
+                with psycopg.connect(self.postgres.dsn("postgres")) as other:
+                    other.execute("SELECT pg_terminate_backend(%s, 5000)", (backend,))
+                insert_rows(db, record, [FULL])
+
+        with pytest.raises(DBAPIError) as error:
+            write_into_a_lost_connection()
+        assert is_transient(error.value)
+        with database.write() as db:
+            insert_rows(db, record, [FULL])
+        assert len(self.records(database)) == 1
+
+
+@pytest.mark.parametrize("name", list(TABLES))
+def test_the_revisions_lead_to_the_tables(name: str, postgres: Postgres) -> None:
+    """Each service's revisions run on PostgreSQL and leave what its code expects; twice is once."""
+    database = Database(postgres.new_database())
+    folder = Path(services.__file__).parent / name / "migrations"
+    upgrade(database, folder)
+    upgrade(database, folder)
+    assert differences(database, TABLES[name].metadata) == []
+    database.close()
