@@ -59,7 +59,8 @@ async def _idempotency_key(request: Request) -> IdempotencyKey | None:
             en="Idempotency-Key must be 1 to 255 visible ASCII characters, given once",
         )
     who = await caller(request)
-    parts = (request.method, request.url.path, request.url.query, who.department, who.town)
+    scope = request.scope
+    parts = (request.method, scope["path"], scope["query_string"].decode("latin-1"), who.department, who.town)
     text = json.dumps(parts).encode() + b"\n" + await request.body()
     return IdempotencyKey(
         client=who.client_id,
