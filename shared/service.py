@@ -305,6 +305,7 @@ def assemble(
         holder=core.name if core.settings.mode == "embedded" else secrets.token_hex(16),
         plumbing=core.plumbing,
         bus=bus,
+        wall=core.clock.wall,
         run=core.run,
         read=core.read,
     )

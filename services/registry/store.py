@@ -130,24 +130,26 @@ class Store:
         rows = self._db.execute(sa.select(CONTACT).where(CONTACT.c.uscc.in_(set(usccs))))
         return {row.uscc: self._open_contacts(row.uscc, row.sealed) for row in rows}
 
+    def add_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
+        """The first contacts of units."""
+        self._insert(CONTACT, self._contact_rows(lists))
+
     def save_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
         """Replaces the contacts of units."""
-        rows = [
-            {
-                "uscc": uscc,
-                "sealed": self._vault.records.seal(_contacts_json(contacts), context=f"contacts:{uscc}"),
-            }
-            for uscc, contacts in lists.items()
-        ]
-        upsert(self._db, CONTACT, rows, key=["uscc"], update=["sealed"])
+        upsert(self._db, CONTACT, self._contact_rows(lists), key=["uscc"], update=["sealed"])
+
+    def _contact_rows(self, lists: Mapping[str, Sequence[Contact]]) -> list[dict[str, Any]]:
+        sealed = self._vault.records.seal_all(_by_context(lists))
+        return [{"uscc": uscc, "sealed": sealed[f"contacts:{uscc}"]} for uscc in lists]
 
     def _open_contacts(self, uscc: str, sealed: bytes) -> tuple[Contact, ...]:
         plain = json.loads(self._vault.records.open(sealed, context=f"contacts:{uscc}"))
         return tuple(Contact(ContactRole(item["role"]), item["name"], item["mobile"]) for item in plain)
 
-    def letter(self, uscc: str, contacts: Sequence[Contact]) -> str:
-        """The contacts of a unit, sealed for the other services."""
-        return self._vault.letters.seal_text(_contacts_json(contacts).decode(), context=f"contacts:{uscc}")
+    def letters(self, lists: Mapping[str, Sequence[Contact]]) -> dict[str, str]:
+        """The contacts of units, sealed for the other services."""
+        sealed = self._vault.letters.seal_texts(_by_context(lists))
+        return {uscc: sealed[f"contacts:{uscc}"] for uscc in lists}
 
     # -- people --------------------------------------------------------------------------------------
 
@@ -430,6 +432,10 @@ def _participation(row: sa.Row[Any]) -> Participation:
 
 def _batch_row(batch: Batch) -> dict[str, Any]:
     return {**vars(batch), "state": batch.state.value, "problems": [asdict(item) for item in batch.problems]}
+
+
+def _by_context(lists: Mapping[str, Sequence[Contact]]) -> dict[str, bytes]:
+    return {f"contacts:{uscc}": _contacts_json(contacts) for uscc, contacts in lists.items()}
 
 
 def _contacts_json(contacts: Sequence[Contact]) -> bytes:

@@ -143,15 +143,20 @@ def _inspect(root: Any) -> None:
             if len(value) > MAX_KEYS:
                 raise unprocessable([_too_many_keys(pointer(at))])
             errors += [bad_text(pointer((*at, key))) for key in value if NEVER.search(key)]
-            todo += [((*at, key), inner) for key, inner in value.items()]
+            todo += [((*at, key), inner) for key, inner in value.items() if not _is_harmless(inner)]
         elif isinstance(value, list):
-            todo += [((*at, index), inner) for index, inner in enumerate(value)]
+            todo += [((*at, index), inner) for index, inner in enumerate(value) if not _is_harmless(inner)]
         elif isinstance(value, str) and NEVER.search(value):
             errors.append(bad_text(pointer(at)))
         elif isinstance(value, int | float) and not abs(value) <= MAX_INTEGER:
             errors.append(FieldError(pointer(at), "out_of_range", "数值过大", "the number is too large"))
     if errors:
         raise unprocessable(errors)
+
+
+def _is_harmless(value: Any) -> bool:
+    """Most values are: they need no place in the list of what to look at."""
+    return value is None or (isinstance(value, str) and not NEVER.search(value))
 
 
 def _too_many_keys(where: str) -> FieldError:

@@ -4,8 +4,8 @@ One relay per service publishes at a time: it holds a lease with an expiry and a
 not yet published, never "after the last position": a lower number can commit later than a higher one.
 """
 
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -29,6 +29,7 @@ class Relay:
         holder: str,
         plumbing: Plumbing,
         bus: Bus,
+        wall: Callable[[], datetime],
         run: Callable[[Callable[[Any], Any]], Awaitable[Any]],
         read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
     ) -> None:
@@ -36,16 +37,21 @@ class Relay:
         self._holder = holder
         self._plumbing = plumbing
         self._bus = bus
+        self._wall = wall
         self._run = run
         self._read = read
         self._epoch: int | None = None
+        self._renew_at = wall()
 
     async def step(self) -> bool:
         """Publishes one batch; True when it did. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        self._epoch = await self._run(self._take_lease)
+        asked = self._wall()
+        if self._epoch is None or asked >= self._renew_at:
+            self._epoch = await self._run(self._take_lease)
+            self._renew_at = asked + LEASE / 2
         if self._epoch is None:
             return False  # another process publishes
         await self._bus.publish([_message(self._source, row) for row in rows])
@@ -64,8 +70,7 @@ class Relay:
             work.insert(table, [{"id": 1, "epoch": 1, **fresh}])
             return 1
         if lease.holder == self._holder and lease.epoch == self._epoch:
-            if lease.expires_at - work.wall < LEASE / 2:
-                work.db.execute(sa.update(table).values(**fresh))
+            work.db.execute(sa.update(table).values(**fresh))
             return int(lease.epoch)
         if lease.expires_at > work.wall and lease.holder != self._holder:
             return None
@@ -76,13 +81,25 @@ class Relay:
     def _move(self, seqs: list[int], work: Work) -> None:
         lease, outbox, event_log = self._plumbing.relay_lease, self._plumbing.outbox, self._plumbing.event_log
         if work.db.scalar(sa.select(lease.c.epoch)) != self._epoch:
+            self._epoch = None
             return  # the lease went on: its new holder publishes these again, and consumers know them
         columns = [column.name for column in outbox.c]
-        published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(
-            outbox.c.seq.in_(seqs)
-        )
-        work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
-        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
+        for first, last in _runs(seqs):
+            these = outbox.c.seq.between(first, last)
+            published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(these)
+            work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
+            work.db.execute(sa.delete(outbox).where(these))
+
+
+def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The runs of numbers without a gap, first and last of each: nothing that was not read lies within one."""
+    first = last = seqs[0]
+    for seq in seqs[1:]:
+        if seq != last + 1:
+            yield first, last
+            first = seq
+        last = seq
+    yield first, last
 
 
 def _message(source: str, row: Any) -> Message:

@@ -50,7 +50,13 @@ def probe(tmp_path: Path) -> Iterator[Probe]:
 
 def relay(probe: Probe, bus: Sink, holder: str = "one") -> Relay:
     return Relay(
-        source="registry", holder=holder, plumbing=PLUMBING, bus=bus, run=probe.committer.run, read=probe.read
+        source="registry",
+        holder=holder,
+        plumbing=PLUMBING,
+        bus=bus,
+        wall=probe.clock.wall,
+        run=probe.committer.run,
+        read=probe.read,
     )
 
 
