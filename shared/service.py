@@ -7,7 +7,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +46,7 @@ from shared.storage.audit import BLOCK, seal
 from shared.storage.committer import Command, Committer
 from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
+from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
@@ -72,11 +73,13 @@ class Duty:
     `step` does one portion and returns True when it did something; it is called again at once then.
     `next_due(db, now)` is the business instant of the earliest thing to do, at or before `now` when
     something is due or in flight, None when nothing is scheduled. It also answers `GET /demo/quiet`.
+    `exclusive`: a step is more than one transaction, so only one process at a time may be at it.
     """
 
     name: str
     step: Callable[[], Awaitable[bool]]
     next_due: Callable[[sa.Connection, datetime], datetime | None]
+    exclusive: bool = False
 
 
 class Core(Generic[W]):
@@ -109,13 +112,20 @@ class Core(Generic[W]):
             cipher=self.keys.cipher(Purpose.IDEMPOTENCY),
             committed=self._wake_from_thread,
         )
+        # Embedded, a file lock refuses a second process, so the leases of a killed one are our own.
+        self.holder = self.name if settings.mode == "embedded" else secrets.token_hex(16)
         self._fingerprints = self.keys.index(Purpose.IDEMPOTENCY)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"{self.name}-read")
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, do: Callable[[W], T], *, urgent: bool = False) -> T:
-        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits."""
-        return await self.committer.run(do, urgent=urgent)
+    async def run(
+        self, do: Callable[[W], T], *, urgent: bool = False, keys: Collection[str] | None = None
+    ) -> T:
+        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits.
+
+        With `keys` other processes may write meanwhile, to other keys (`Database.write`).
+        """
+        return await self.committer.run(do, urgent=urgent, keys=keys)
 
     async def call(
         self,
@@ -171,9 +181,10 @@ class Service(Generic[W]):
         core: Core[W],
         app: FastAPI,
         *,
+        bus: Bus,
         migrations: Path,
         consumer: Consumer | None,
-        relay: Relay | None,
+        relay: Relay,
         duties: Sequence[Duty],
         at_start: Callable[[W], None] | None,
         pages: Pages,
@@ -182,6 +193,7 @@ class Service(Generic[W]):
         self.core = core
         self.app = app
         self.consumer = consumer
+        self.bus = bus
         self._migrations = migrations
         self._relay = relay
         self.duties = tuple(duties)
@@ -192,34 +204,64 @@ class Service(Generic[W]):
         self._loops: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
         """Names of the loops whose last step failed."""
+        self._leases = {
+            duty.name: Lease(core.plumbing, duty.name, core.holder) for duty in duties if duty.exclusive
+        }
+
+    @property
+    def works(self) -> bool:
+        """Whether it does what nobody asks for: publishes, consumes, and what time brings."""
+        return self.core.settings.role != "api"
 
     async def start(self) -> None:
         """Migrates the database, puts right what a dead process left, and starts the loops."""
         await asyncio.to_thread(upgrade, self.core.database, self._migrations)
         self.core.start()
+        if not self.works:
+            return
         if self._at_start is not None:
             await self.core.run(self._at_start)
-        if self._relay is not None:
-            self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
+        if self.core.settings.mode == "server":  # embedded, the bus belongs to the whole suite
+            await self.bus.start()
+        self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
+        if self.works and self.core.settings.mode == "server":
+            await self.bus.stop()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
         try:
             with contextlib.suppress(DBAPIError):  # what a lost database keeps is sealed at the next start
-                await self._seal()
+                if self.works:
+                    await self._seal()
         finally:
             await asyncio.to_thread(self.core.stop)
+
+    async def degraded(self) -> list[str]:
+        """What does not work just now, while requests are answered.
+
+        Raises Problem (503) in a process that answers none, when the broker is away; and what the database
+        raises when it is.
+        """
+        table = self.core.plumbing.lease
+        await self.core.read(lambda db: db.scalar(sa.select(sa.func.count()).select_from(table)))
+        if not self.works or self.bus.connected:
+            return sorted(self.failing)
+        if self.core.settings.role == "worker":
+            raise Problem(503, "bus_unavailable", zh="消息总线不可用", en="The broker is away", retry_after=2)
+        return sorted({*self.failing, "bus"})
 
     async def quiet(self) -> tuple[bool, datetime | None]:
         """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
         if not self.core.committer.idle:
+            return False, None
+        if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
             return False, None
         now = self.core.clock.now()
 
@@ -235,12 +277,17 @@ class Service(Generic[W]):
     async def _when_due(self, duty: Duty) -> bool:
         now = self.core.clock.now()
         due = await self.core.read(lambda db: duty.next_due(db, now))
-        return due is not None and due <= now and await duty.step()
+        if due is None or due > now:
+            return False
+        lease = self._leases.get(duty.name)
+        if lease is not None and not await self.core.run(lease.take, urgent=True, keys=[lease.key]):
+            return False  # another process is at it
+        return await duty.step()
 
     async def _seal(self) -> bool:
         """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
         core = self.core
-        block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall))
+        block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall), keys=["seal"])
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
@@ -283,6 +330,7 @@ def assemble(
     pages: Pages,
     migrations: Path,
     reactions: Sequence[Reaction] = (),
+    keyed: bool = False,
     duties: Sequence[Duty] = (),
     on_parked: KeyHook = lambda work, subject: None,
     on_released: KeyHook = lambda work, subject: None,
@@ -290,19 +338,27 @@ def assemble(
 ) -> Service[W]:
     """Puts a service together. `card` is the description in its OpenAPI document.
 
-    `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left. The
-    pages are served in demo mode only.
+    `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left;
+    `keyed` as for Consumer. The pages are served in demo mode only. What the settings' role leaves out is
+    neither started nor served.
     """
+    role = core.settings.role
     consumer = None
     if reactions:
         consumer = Consumer(
-            core.name, reactions, core.plumbing, core.run, on_parked=on_parked, on_released=on_released
+            core.name,
+            reactions,
+            core.plumbing,
+            core.run,
+            keyed=keyed,
+            on_parked=on_parked,
+            on_released=on_released,
         )
+    if consumer is not None and role != "api":
         bus.subscribe(Subscription(core.name, consumer.topics, consumer.receive))
     relay = Relay(
         source=core.name,
-        # Embedded, a file lock refuses a second process, so the lease of a killed one is our own.
-        holder=core.name if core.settings.mode == "embedded" else secrets.token_hex(16),
+        holder=core.holder,
         plumbing=core.plumbing,
         bus=bus,
         wall=core.clock.wall,
@@ -320,6 +376,7 @@ def assemble(
     service = Service(
         core,
         app,
+        bus=bus,
         migrations=migrations,
         consumer=consumer,
         relay=relay,
@@ -331,9 +388,9 @@ def assemble(
     app.state.service = service
     install(app, clock=core.clock, metrics=core.metrics, rate_limit_per_s=core.settings.rate_limit_per_s)
     app.add_exception_handler(DBAPIError, _database_failed)
-    for router in (*routers, _operations(demo=core.settings.demo)):
+    for router in (*(routers if role != "worker" else ()), _operations(demo=core.settings.demo)):
         app.include_router(router)
-    if core.settings.demo:
+    if core.settings.demo and role != "worker":
         app.include_router(page_routes(pages, core))
     return service
 
@@ -391,12 +448,11 @@ def _operations(*, demo: bool) -> APIRouter:
 
     @router.get("/health/ready", dependencies=[probe], tags=["operations"])
     async def ready(request: Request) -> dict[str, Any]:
-        """The database answers. A loop that fails is `degraded`: requests still work."""
-        service: Service[Any] = request.app.state.service
-        await service.core.read(
-            lambda db: db.scalar(sa.select(sa.func.count()).select_from(service.core.plumbing.relay_lease))
-        )
-        return {"status": "ready", "degraded": sorted(service.failing)}
+        """The database answers. A loop that fails or a lost broker is `degraded`: requests still work.
+
+        A process that answers no requests is of no use without the broker: 503.
+        """
+        return {"status": "ready", "degraded": await request.app.state.service.degraded()}
 
     @router.get(
         "/metrics",

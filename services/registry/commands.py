@@ -55,7 +55,7 @@ from shared.events.registry import (
 )
 from shared.identifiers import check_uscc
 from shared.privacy import scrub
-from shared.storage.committer import list_command
+from shared.storage.committer import list_command, touches
 from shared.storage.work import Cause
 
 # -- units -----------------------------------------------------------------------------------------------
@@ -115,28 +115,29 @@ class Registered:
         return unit_doubts(self.unit, self.contacts)
 
 
+@touches(lambda item: (item.uscc,))
 @list_command
 def register_units(work: RegistryWork, items: Sequence[RegisterUnit]) -> list[Registered | Problem]:
     """New units. One that is known already with the same facts stays as it is; with others it is a problem."""
     units = work.store.units(item.uscc for item in items)
     contacts = work.store.contacts(units) if units else {}
-    new: dict[str, tuple[RegisterUnit, Unit]] = {}
+    new: list[tuple[RegisterUnit, Unit]] = []
     outcomes: list[Registered | Problem] = []
     for item in items:
         problem = _registration_problem(work, item, units.get(item.uscc), contacts.get(item.uscc, ()))
         if problem is None and item.uscc not in units:
             unit = units[item.uscc] = _unit(work, item)
             contacts[item.uscc] = item.contacts
-            new[item.uscc] = item, unit
+            new.append((item, unit))
             outcomes.append(Registered(unit, item.contacts, is_new=True))
         else:
             outcomes.append(problem or Registered(units[item.uscc], item.contacts))
-    supplied = {uscc: item.contacts for uscc, (item, _) in new.items() if item.contacts}
-    work.store.add_units([unit for _, unit in new.values()])
+    supplied = {item.uscc: item.contacts for item, _ in new if item.contacts}
+    work.store.add_units([unit for _, unit in new])
     work.store.add_contacts(supplied)
     letters = work.store.letters(supplied)
-    for uscc, (item, unit) in new.items():
-        _tell_registered(work, item, unit, letters.get(uscc))
+    for item, unit in new:
+        _tell_registered(work, item, unit, letters.get(item.uscc))
     return outcomes
 
 

@@ -48,11 +48,20 @@ class Native:
 
     def start(self) -> None:
         """Starts it on the same files and waits until it answers."""
+        self.launch()
+        self.wait_until_up()
+
+    def launch(self) -> None:
+        """Starts it on the same files."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, env=self.environment(), start_new_session=True
             )
-        wait_until(self.answers, f"{type(self).__name__} is up", alive=lambda: self.process.poll() is None)
+
+    def wait_until_up(self) -> None:
+        """Waits until it answers."""
+        what = f"{self.folder.name} is up; see {self.folder / 'server.log'}"
+        wait_until(self.answers, what, alive=lambda: self.process.poll() is None)
 
     def command(self) -> Sequence[str]:
         """What is run."""
@@ -71,7 +80,7 @@ class Native:
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9: no chance to put anything right."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -98,8 +107,10 @@ class Postgres(Native):
                     part.chmod(part.stat().st_mode | 0o011)
             shutil.chown(folder, "postgres")
         subprocess.run(
-            [*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"]
-            + ["--no-sync", "--encoding=UTF8", "--locale=C"],
+            [
+                *(*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"),
+                *("--no-sync", "--encoding=UTF8", "--locale=C"),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )
