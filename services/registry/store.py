@@ -41,7 +41,7 @@ from services.registry.tables import (
 from shared.calendar import Year
 from shared.ids import new_token
 from shared.privacy import Cipher, Index
-from shared.storage.database import upsert
+from shared.storage.database import insert_rows, upsert
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Store:
 
     def add_units(self, units: Sequence[Unit]) -> None:
         """New units."""
-        self._insert(UNIT, [_row(unit) for unit in units])
+        insert_rows(self._db, UNIT, [_row(unit) for unit in units])
 
     def save_unit(self, unit: Unit) -> None:
         """A unit that changed."""
@@ -132,7 +132,7 @@ class Store:
 
     def add_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
         """The first contacts of units."""
-        self._insert(CONTACT, self._contact_rows(lists))
+        insert_rows(self._db, CONTACT, self._contact_rows(lists))
 
     def save_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
         """Replaces the contacts of units."""
@@ -178,7 +178,7 @@ class Store:
             }
             for person in people
         ]
-        self._insert(PERSON, rows)
+        insert_rows(self._db, PERSON, rows)
         return {person.id_number: person for person in people}
 
     def _open_person(self, token: int, sealed: bytes) -> Person:
@@ -323,7 +323,7 @@ class Store:
 
     def add_batch(self, batch: Batch) -> None:
         """A new batch."""
-        self._insert(BATCH, [_batch_row(batch)])
+        insert_rows(self._db, BATCH, [_batch_row(batch)])
 
     def save_batch(self, batch: Batch) -> None:
         """A batch that got on."""
@@ -340,7 +340,7 @@ class Store:
             }
             sealed = self._vault.records.seal(_json(secret), context=f"row:{item.batch_id}:{item.row}")
             rows.append({**row, "sealed": sealed})
-        self._insert(REJECTED_ROW, rows)
+        insert_rows(self._db, REJECTED_ROW, rows)
 
     def rejected(self, batch_id: str, *, after: int, limit: int) -> list[RejectedRow]:
         """Rejected rows of a batch behind a line, by line."""
@@ -392,10 +392,6 @@ class Store:
     def row_keys(self, uscc: str, *names: str) -> tuple[str, ...]:
         """Keyed digests of what tells a person from the others of a unit: ID number, name."""
         return tuple(self._vault.people.of(f"{uscc}\n{name.strip().upper()}") for name in names if name)
-
-    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:  # an empty list would insert one row of defaults
-            self._db.execute(sa.insert(table), list(rows))
 
 
 def _insures(today: date) -> sa.ColumnElement[bool]:

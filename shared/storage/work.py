@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
 from shared.ids import new_event_ids
-from shared.storage.database import KEYED, WRITES, lock_keys
+from shared.storage.database import KEYED, WRITES, insert_rows, lock_keys
 from shared.storage.tables import Plumbing
 
 
@@ -51,8 +51,7 @@ class Work:
 
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts domain rows, all with the same columns, in one round trip."""
-        if rows:  # an empty list would insert one row of defaults
-            self.db.execute(sa.insert(table), list(rows))
+        insert_rows(self.db, table, rows)
 
     def emit(self, *events: Event, cause: Cause) -> None:
         """Tells the other services, once this work has committed.
