@@ -45,7 +45,7 @@ class Relay:
         self._renew_at = wall()
 
     async def step(self) -> bool:
-        """Publishes one batch; True when it did. Raises when the bus or the database failed."""
+        """Publishes one batch; True when more is waiting. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
@@ -55,7 +55,7 @@ class Relay:
             self._renew_at = asked + LEASE / 2  # until then nobody can have taken it
         await self._bus.publish([_message(self._source, row) for row in rows])
         await self._run(partial(self._move, [row.seq for row in rows]), keys=[self._lease.key])
-        return True
+        return len(rows) == BATCH
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
