@@ -22,7 +22,9 @@ async def read_body(request: Request, *, limit: int = MAX_BODY) -> bytes:
     """The raw body; raises 413 as soon as it is longer than `limit` bytes, without keeping more."""
     _refuse_announced(request, limit)
     body, more = b"", True
-    while more:  # not by way of `stream_body`: most bodies come whole, and a generator costs as much as they do
+    while (
+        more
+    ):  # not by way of `stream_body`: most bodies come whole, and a generator costs as much as they do
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

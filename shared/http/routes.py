@@ -82,7 +82,7 @@ class StrictRoute(APIRoute):
     async def _read(self, request: Request) -> Request:
         if request.method not in {"POST", "PUT", "PATCH"}:
             return request
-        _check_content_type(request, absent_is_fine=True)
+        stated = _says_json(request)
         raw = await read_body(request, limit=self.max_body)
         if not raw.strip():
             if self.body_field is not None and self.body_field.field_info.is_required():
@@ -93,7 +93,8 @@ class StrictRoute(APIRoute):
                     en="the body is missing; send a JSON object",
                 )
             return _ReadRequest(request, b"", None)
-        _check_content_type(request, absent_is_fine=False)
+        if not stated:
+            raise _not_json()
         parsed = parse_json(raw)
         if self.body_field is None and parsed != {}:
             raise Problem(
@@ -130,7 +131,7 @@ class PlainRoute(StrictRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers without the framework's stacks, which only dependencies of other routes need."""
-        if scope["method"] not in self.methods:
+        if scope["method"] not in (self.methods or ()):
             return await super().handle(scope, receive, send)
         response = await self._plain(Request(scope, receive, send))
         return await response(scope, receive, send)
@@ -244,17 +245,23 @@ def _faults(where: str, value: str, form: _Form | None) -> Iterator[FieldError]:
         yield FieldError(where, form.code, form.zh, form.en)
 
 
-def _check_content_type(request: Request, *, absent_is_fine: bool) -> None:
+def _says_json(request: Request) -> bool:
+    """Whether the content type is JSON; False where none is stated. Raises 415 for any other."""
     given = request.headers.get("content-type")
-    if given is None and absent_is_fine:
-        return
-    kind, _, rest = (given or "").partition(";")
+    if given is None:
+        return False
+    kind, _, rest = given.partition(";")
     charset = rest.strip().lower().replace('"', "")
     plain = request.headers.get("content-encoding", "identity").lower() == "identity"
     if kind.strip().lower() != "application/json" or charset not in {"", "charset=utf-8"} or not plain:
-        raise Problem(
-            415,
-            "unsupported_media_type",
-            zh="请以 Content-Type: application/json（UTF-8，不压缩）发送",
-            en="send Content-Type: application/json (UTF-8, not compressed)",
-        )
+        raise _not_json()
+    return True
+
+
+def _not_json() -> Problem:
+    return Problem(
+        415,
+        "unsupported_media_type",
+        zh="请以 Content-Type: application/json（UTF-8，不压缩）发送",
+        en="send Content-Type: application/json (UTF-8, not compressed)",
+    )

@@ -293,15 +293,15 @@ class Committer(Generic[W]):
     def _replays(self, work: W, calls: Sequence[_Call]) -> dict[_Call, Any]:
         table = self._plumbing.idempotency
         wanted = {call.key.identity: call for call in calls if call.key}
-        if not wanted:
-            return {}
-        found = work.db.execute(
-            sa.select(table).where(sa.tuple_(table.c.client, table.c.route, table.c.key).in_(list(wanted)))
-        )
-        return {
-            wanted[row.client, row.route, row.key]: self._replay(row, wanted[row.client, row.route, row.key])
-            for row in found
-        }
+        replays: dict[_Call, Any] = {}
+        # Column by column: for a list of triples SQLite reads the whole table.
+        for client, route in {identity[:2] for identity in wanted}:
+            keys = [key for *owner, key in wanted if owner == [client, route]]
+            given = (table.c.client == client) & (table.c.route == route) & table.c.key.in_(keys)
+            for row in work.db.execute(sa.select(table).where(given)):
+                call = wanted[row.client, row.route, row.key]
+                replays[call] = self._replay(row, call)
+        return replays
 
     def _replay(self, row: Any, call: _Call) -> Answer | Problem:
         if call.key is None or row.fingerprint != call.key.fingerprint:
@@ -321,9 +321,7 @@ class Committer(Generic[W]):
             if call.key and isinstance(answer := outcomes[call], Answer)
         }
         sealed = self._cipher.seal_all({_context(key): answer.stored() for key, answer in answers.items()})
-        rows = [
-            {**vars(key), "answer": sealed[_context(key)], "stored_at": work.wall} for key in answers
-        ]
+        rows = [{**vars(key), "answer": sealed[_context(key)], "stored_at": work.wall} for key in answers]
         work.insert(self._plumbing.idempotency, rows)
 
     # -- answering, in the event loops of those who asked ------------------------------------------

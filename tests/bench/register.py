@@ -41,7 +41,6 @@ from shared.identifiers import org_code_check_char, uscc_check_char
 from shared.messaging.in_process import InProcessBus
 from tests.support.native import Postgres, free_port, started
 
-
 DATABASES = ("sqlite", "postgresql")
 SERVERS = ("ours", "ordinary")
 
@@ -52,7 +51,9 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=5.0)
     options.add_argument("--connections", type=int, default=32)
-    options.add_argument("--serve", nargs=4, metavar=("WHICH", "FOLDER", "URL", "PORT"), help=argparse.SUPPRESS)
+    options.add_argument(
+        "--serve", nargs=4, metavar=("WHICH", "FOLDER", "URL", "PORT"), help=argparse.SUPPRESS
+    )
     given = options.parse_args()
     if given.serve:
         which, folder, url, port = given.serve
