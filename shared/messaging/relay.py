@@ -42,17 +42,17 @@ class Relay:
         self._wall = wall
         self._run = run
         self._read = read
-        self._renew_at = wall()
+        self._ask_at = wall()
 
     async def step(self) -> bool:
         """Publishes one batch; True when more is waiting. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        if (asked := self._wall()) >= self._renew_at:
+        if (asked := self._wall()) >= self._ask_at:
             if not await self._run(self._lease.take, keys=[self._lease.key]):
                 return False  # another process publishes
-            self._renew_at = asked + LEASE / 2  # until then nobody can have taken it
+            self._ask_at = asked + LEASE / 4  # until then nobody can have taken it
         await self._bus.publish([_message(self._source, row) for row in rows])
         await self._run(partial(self._move, [row.seq for row in rows]), keys=[self._lease.key])
         return len(rows) == BATCH
@@ -64,7 +64,7 @@ class Relay:
     def _move(self, seqs: list[int], work: Work) -> None:
         outbox, event_log = self._plumbing.outbox, self._plumbing.event_log
         if not self._lease.is_held(work):
-            self._renew_at = work.wall
+            self._ask_at = work.wall
             return  # the lease went on: its new holder publishes these again, and consumers know them
         columns = [column.name for column in outbox.c]
         for first, last in _runs(seqs):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from shared.clock import ZONE
-from shared.storage.database import Database, insert_new, upsert
+from shared.storage.database import Database, insert_new, insert_rows, upsert
 from shared.storage.types import Instant
 
 metadata = sa.MetaData()
@@ -18,6 +18,15 @@ counter = sa.Table(
     "counter", metadata, sa.Column("name", sa.String(20), primary_key=True), sa.Column("number", sa.Integer)
 )
 moment = sa.Table("moment", metadata, sa.Column("at", Instant, primary_key=True), sa.Column("note", sa.JSON))
+thing = sa.Table(
+    "thing",
+    metadata,
+    sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("note", sa.JSON),
+    sa.Column("gone", sa.Date),
+)
 
 
 class StorageSuite:
@@ -79,6 +88,35 @@ class StorageSuite:
                 assert reader.scalar(sa.select(sa.func.count()).select_from(counter)) == 0
         with pytest.raises(DBAPIError), database.read() as reader:
             reader.execute(sa.insert(counter).values(name="b", number=1))
+
+    @pytest.mark.parametrize("number", [0, 1, 3])
+    def test_rows_come_back_as_they_were(self, database: Database, number: int) -> None:
+        """Whatever the way in: one row or many, with signs that a text format would take for its own."""
+        text = "a\\N\t\\.\n,\"'{甲}\r"
+        rows = [
+            {"id": id_, "text": text, "data": b"\x00\\\xff\n", "note": {text: [None, 1]}, "gone": None}
+            for id_ in range(number)
+        ]
+        with database.write() as db:
+            insert_rows(db, thing, rows)
+            assert db.info["writes"] == (number > 0)
+        with database.read() as db:
+            assert [dict(row._mapping) for row in db.execute(sa.select(thing).order_by(thing.c.id))] == rows
+
+    def test_many_rows_of_which_one_is_there_fail_as_one_does(self, database: Database) -> None:
+        """None of them is inserted."""
+        row = {"text": "", "data": b"", "note": None, "gone": None}
+
+        def insert(*ids: int) -> None:
+            with database.write() as db:
+                insert_rows(db, thing, [{"id": id_, **row} for id_ in ids])
+
+        insert(2)
+        for ids in ([2], [1, 2, 3]):
+            with pytest.raises(IntegrityError):
+                insert(*ids)
+        with database.read() as db:
+            assert list(db.scalars(sa.select(thing.c.id))) == [2]
 
     def test_insert_new_tells_which_rows_were_new(self, database: Database) -> None:
         """Only absent keys are inserted and returned; present rows stay as they were."""

@@ -4,13 +4,15 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS
 from shared.messaging.bus import Message, Subscription
-from shared.messaging.relay import Relay
+from shared.messaging.relay import BATCH, Relay
 from shared.storage.lease import LEASE
 from shared.storage.work import Work
 from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, Put, ValueSet, put_values
@@ -169,3 +171,72 @@ def test_a_broadcast_goes_once_to_each_partition_behind_what_was_committed_befor
     assert [m.partition for m in bus.published[1:]] == list(range(PARTITIONS))
     assert len({Envelope.model_validate_json(m.value).id for m in bus.published}) == PARTITIONS + 1
     assert bus.contents[0] == "first"
+
+
+def test_what_commits_late_with_a_number_in_between_is_published_too(probe: Probe) -> None:
+    """Numbers are given out before they commit: what was not read is not moved."""
+
+    class Meanwhile(Sink):
+        async def publish(self, messages: Sequence[Message]) -> None:
+            await super().publish(messages)
+            if len(self.published) == 2:
+                with probe.database.write() as db:
+                    db.execute(sa.insert(PLUMBING.outbox), [late])
+
+    bus = Meanwhile()
+    late: dict[str, Any] = {}
+
+    def take_out(work: Work) -> None:
+        outbox = PLUMBING.outbox
+        late.update(work.db.execute(sa.select(outbox).where(outbox.c.seq == 2)).one()._mapping)
+        work.db.execute(sa.delete(outbox).where(outbox.c.seq == 2))
+
+    async def run() -> None:
+        await put(probe, "1", "2", "3")
+        await probe.committer.run(take_out)
+        one = relay(probe, bus)
+        await one.step()
+        assert [row.seq for row in probe.rows(PLUMBING.outbox)] == [2]
+        await one.step()
+
+    asyncio.run(run())
+    assert bus.contents == ["1", "3", "2"]
+    assert [row.seq for row in probe.rows(PLUMBING.event_log)] == [1, 2, 3]
+
+
+def test_a_holder_asks_for_its_lease_again_before_it_ends(probe: Probe) -> None:
+    """Until then nobody else can have taken it: one transaction less for each batch."""
+    one = relay(probe, Sink())
+    asked = []
+
+    async def counted(do: Any, *, keys: Any = None) -> Any:
+        asked.append(do == one._lease.take)
+        return await probe.committer.run(do, keys=keys)
+
+    one._run = counted
+
+    async def run() -> None:
+        for content in ("1", "2"):
+            await put(probe, content)
+            await one.step()
+        probe.clock.advance(0.75 * LEASE)
+        await put(probe, "3")
+        await one.step()
+
+    asyncio.run(run())
+    assert asked == [True, False, False, True, False]
+    assert probe.rows(PLUMBING.lease)[0].expires_at == probe.clock.wall() + LEASE
+
+
+def test_a_full_batch_says_that_more_may_wait(probe: Probe) -> None:
+    """So that its loop goes on at once; after a smaller one the next commit wakes it."""
+    one = relay(probe, Sink())
+
+    def emit(work: Work) -> None:
+        work.emit(*(ValueSet(uscc="a", content=str(n)) for n in range(BATCH + 1)), cause=CAUSE)
+
+    async def run() -> list[bool]:
+        await probe.committer.run(emit)
+        return [await one.step() for _ in range(3)]
+
+    assert asyncio.run(run()) == [True, False, False]
