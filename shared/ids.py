@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Iterator
+from datetime import datetime
 
 
 def new_event_ids(number: int) -> list[str]:
@@ -27,6 +28,12 @@ def correlation_ids() -> Iterator[str]:
     while True:
         random = secrets.token_bytes(256 * 16).hex()
         yield from (random[at : at + 32] for at in range(0, len(random), 32))
+
+
+def first_event_id(born: datetime) -> str:
+    """A text that sorts behind every id born before an instant, and before all others."""
+    text = f"{int(born.timestamp() * 1_000):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def new_token() -> int:

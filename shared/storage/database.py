@@ -1,11 +1,9 @@
 """The only place that opens a database. SQLite and PostgreSQL differ here and nowhere else."""
 
 import hashlib
-import json
 import sqlite3
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +64,6 @@ class Database:
             )
             for engine in (self._writer, self._reader):
                 sa.event.listen(engine, "handle_error", _without_values)
-            sa.event.listen(self._writer, "do_executemany", _at_once)
         sa.event.listen(self._writer, "before_cursor_execute", _count_write)
 
     @contextmanager
@@ -146,15 +143,6 @@ def is_race(error: BaseException) -> bool:
     return isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) == "23505"
 
 
-_PLAIN_ROWS = "plain_rows"
-
-
-def insert_rows(db: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Inserts rows that all have the same columns; none is fine."""
-    if rows:  # an empty list would insert one row of defaults
-        db.execute(sa.insert(table), list(rows), execution_options={_PLAIN_ROWS: True})
-
-
 def upsert(
     db: sa.Connection,
     table: sa.Table,
@@ -207,32 +195,6 @@ def _configure_sqlite(engine: sa.Engine, *, begin: str, query_only: bool) -> Non
     @sa.event.listens_for(engine, "begin")
     def _begin(db: sa.Connection) -> None:
         db.exec_driver_sql(begin)
-
-
-def _at_once(cursor: Any, _statement: str, rows: Any, context: Any) -> bool:
-    """The rows of `insert_rows` in one statement and one round trip; False: it is another statement.
-
-    One INSERT for each row, even in a pipeline, costs both sides several times as much; COPY takes two round
-    trips. The rows go as JSON, whose values the server reads by the types of the table's columns.
-    """
-    if not context.execution_options.get(_PLAIN_ROWS):
-        return False
-    prepare = context.compiled.preparer
-    table = prepare.format_table(context.compiled.statement.table)
-    columns = ", ".join(prepare.quote(name) for name in rows[0])
-    cursor.execute(
-        f"INSERT INTO {table} ({columns}) SELECT {columns} FROM json_populate_recordset(NULL::{table}, %s)",  # noqa: S608 - our own names
-        (json.dumps(rows, ensure_ascii=False, default=_as_json),),
-    )
-    return True
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return f"\\x{value.hex()}"
-    if isinstance(value, date):
-        return value.isoformat()
-    return value.obj  # what SQLAlchemy wrapped for a column of JSON
 
 
 def _without_values(context: sa.engine.ExceptionContext) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,6 @@ from shared.errors import Problem
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.work import Work
 from tests.support.probe import PLUMBING, Probe, Put, put_then_refuse, put_values, value
-
-
-@pytest.fixture
-def probe(tmp_path: Path) -> Iterator[Probe]:
-    probe = Probe(tmp_path)
-    probe.committer.start()
-    yield probe
-    probe.committer.stop()
-    probe.database.close()
 
 
 class Held:
@@ -232,8 +222,10 @@ def test_the_key_of_a_caller_who_left_is_free_when_the_request_is_done(probe: Pr
     assert asyncio.run(run()).headers["Idempotency-Replay"] == "true"
 
 
-def test_stored_answers_are_found_by_their_key_however_many_there_are(probe: Probe) -> None:
-    """The database looks each of them up in the index of the primary key and reads no table."""
+def test_stored_answers_are_found_by_their_key_however_many_there_are(tmp_path: Path) -> None:
+    """SQLite looks each of them up in the index of the primary key; for a list of triples it reads all."""
+    probe = Probe(tmp_path)
+    probe.committer.start()
     asked = []
 
     def listen(_db: Any, _cursor: Any, statement: str, given: Any, *_rest: Any) -> None:
@@ -245,6 +237,7 @@ def test_stored_answers_are_found_by_their_key_however_many_there_are(probe: Pro
         probe,
         *(probe.committer.call(put_values, Put("a", "1"), respond=created, key=key(n)) for n in "xyz"),
     )
+    probe.committer.stop()
     (statement, given), *more = asked
     assert more == []
     with probe.database.read() as db:
@@ -252,3 +245,4 @@ def test_stored_answers_are_found_by_their_key_however_many_there_are(probe: Pro
     assert plan == [
         "SEARCH idempotency USING INDEX sqlite_autoindex_idempotency_1 (client=? AND route=? AND key=?)"
     ]
+    probe.database.close()
