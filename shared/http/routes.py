@@ -110,7 +110,7 @@ class PlainRoute(StrictRoute):
     """A strict route for what is asked most: FastAPI finds and describes it, and then stays out of the way.
 
     The endpoint takes `body`, `request` and `who`, nothing else, and returns a Response. Every answer is the
-    one a StrictRoute would give. See docs/adr/0018-a-plain-route.md.
+    one a StrictRoute would give. See docs/adr/0020-a-plain-route.md.
     """
 
     def get_route_handler(self) -> Handler:
