@@ -88,6 +88,7 @@ from shared.http import (
     FileRoute,
     Limit,
     Page,
+    PlainRoute,
     RowId,
     StrictRoute,
     access,
@@ -107,6 +108,8 @@ from shared.storage.idempotency import Answer
 T = TypeVar("T")
 
 router = APIRouter(route_class=StrictRoute)
+plain = APIRouter(route_class=PlainRoute)
+"""What other systems ask most."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ YearNumber = Annotated[int, Path(ge=FIRST_YEAR, le=LAST_YEAR)]
 # -- units -----------------------------------------------------------------------------------------------
 
 
-@router.post(
+@plain.post(
     "/v1/units", dependencies=[access("units:write")], response_model=UnitOut, status_code=201, tags=["units"]
 )
 async def register(body: UnitIn, request: Request, who: Who) -> Response:

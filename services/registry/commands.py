@@ -122,20 +122,24 @@ class Registered:
 def register_units(work: RegistryWork, items: Sequence[RegisterUnit]) -> list[Registered | Problem]:
     """New units. One that is known already with the same facts stays as it is; with others it is a problem."""
     units = work.store.units(item.uscc for item in items)
-    contacts = work.store.contacts(units)
-    new: dict[str, Unit] = {}
+    contacts = work.store.contacts(units) if units else {}
+    new: list[tuple[RegisterUnit, Unit]] = []
     outcomes: list[Registered | Problem] = []
     for item in items:
         problem = _registration_problem(work, item, units.get(item.uscc), contacts.get(item.uscc, ()))
         if problem is None and item.uscc not in units:
-            new[item.uscc] = units[item.uscc] = _unit(work, item)
+            unit = units[item.uscc] = _unit(work, item)
             contacts[item.uscc] = item.contacts
-            _tell_registered(work, item, new[item.uscc])
-            outcomes.append(Registered(new[item.uscc], item.contacts, is_new=True))
+            new.append((item, unit))
+            outcomes.append(Registered(unit, item.contacts, is_new=True))
         else:
             outcomes.append(problem or Registered(units[item.uscc], item.contacts))
-    work.store.add_units(list(new.values()))
-    work.store.save_contacts({uscc: contacts[uscc] for uscc in new if contacts[uscc]})
+    supplied = {item.uscc: item.contacts for item, _ in new if item.contacts}
+    work.store.add_units([unit for _, unit in new])
+    work.store.add_contacts(supplied)
+    letters = work.store.letters(supplied)
+    for item, unit in new:
+        _tell_registered(work, item, unit, letters.get(item.uscc))
     return outcomes
 
 
@@ -148,7 +152,8 @@ def change_unit(work: RegistryWork, item: ChangeUnit) -> Registered:
         contacts = item.contacts
         after = replace(after, contact_version=after.contact_version + 1)
         work.store.save_contacts({item.uscc: contacts})
-        _tell_contacts(work, item.cause, after, contacts)
+        letter = work.store.letters({item.uscc: contacts})[item.uscc]
+        _tell_contacts(work, item.cause, after, letter)
         changed.append("contacts")
     if not changed:
         return Registered(before, contacts)
@@ -209,8 +214,9 @@ def republish_contacts(work: RegistryWork, item: RepublishContacts) -> list[str]
     """
     units = work.store.units_with_contacts(item.usccs, after=item.after, limit=REPUBLISHED_AT_ONCE)
     contacts = work.store.contacts(unit.uscc for unit in units)
+    letters = work.store.letters(contacts)
     for unit in units:
-        _tell_contacts(work, item.cause, unit, contacts[unit.uscc])
+        _tell_contacts(work, item.cause, unit, letters[unit.uscc])
     if units:
         work.audit(
             "contacts_republished", units[0].uscc, cause=item.cause, units=len(units), last=units[-1].uscc
@@ -286,16 +292,15 @@ def _unit(work: RegistryWork, item: RegisterUnit) -> Unit:
     )
 
 
-def _tell_registered(work: RegistryWork, item: RegisterUnit, unit: Unit) -> None:
+def _tell_registered(work: RegistryWork, item: RegisterUnit, unit: Unit, letter: str | None) -> None:
     work.emit(UnitRegistered(**_facts(unit)), cause=item.cause)
-    if item.contacts:
-        _tell_contacts(work, item.cause, unit, item.contacts)
+    if letter is not None:
+        _tell_contacts(work, item.cause, unit, letter)
     work.audit("unit_registered", unit.uscc, cause=item.cause, contacts=len(item.contacts))
 
 
-def _tell_contacts(work: RegistryWork, cause: Cause, unit: Unit, contacts: Sequence[Contact]) -> None:
-    sealed = work.store.letter(unit.uscc, contacts)
-    work.emit(ContactChanged(uscc=unit.uscc, version=unit.contact_version, sealed=sealed), cause=cause)
+def _tell_contacts(work: RegistryWork, cause: Cause, unit: Unit, letter: str) -> None:
+    work.emit(ContactChanged(uscc=unit.uscc, version=unit.contact_version, sealed=letter), cause=cause)
 
 
 def _facts(unit: Unit) -> dict[str, Any]:

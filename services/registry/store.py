@@ -44,6 +44,7 @@ from services.registry.tables import (
 from shared.calendar import Year
 from shared.ids import new_token
 from shared.privacy import Cipher, Index
+from shared.storage.bulk import insert_rows
 from shared.storage.database import upsert
 
 
@@ -117,7 +118,7 @@ class Store:
 
     def add_units(self, units: Sequence[Unit]) -> None:
         """New units."""
-        self._insert(UNIT, [_row(unit) for unit in units])
+        insert_rows(self._db, UNIT, [_row(unit) for unit in units])
 
     def save_unit(self, unit: Unit) -> None:
         """A unit that changed."""
@@ -138,24 +139,26 @@ class Store:
         rows = self._db.execute(sa.select(CONTACT).where(CONTACT.c.uscc.in_(set(usccs))))
         return {row.uscc: self._open_contacts(row.uscc, row.sealed) for row in rows}
 
+    def add_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
+        """The first contacts of units."""
+        insert_rows(self._db, CONTACT, self._contact_rows(lists))
+
     def save_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
         """Replaces the contacts of units."""
-        rows = [
-            {
-                "uscc": uscc,
-                "sealed": self._vault.records.seal(_contacts_json(contacts), context=f"contacts:{uscc}"),
-            }
-            for uscc, contacts in lists.items()
-        ]
-        upsert(self._db, CONTACT, rows, key=["uscc"], update=["sealed"])
+        upsert(self._db, CONTACT, self._contact_rows(lists), key=["uscc"], update=["sealed"])
+
+    def _contact_rows(self, lists: Mapping[str, Sequence[Contact]]) -> list[dict[str, Any]]:
+        sealed = self._vault.records.seal_all(_by_context(lists))
+        return [{"uscc": uscc, "sealed": sealed[f"contacts:{uscc}"]} for uscc in lists]
 
     def _open_contacts(self, uscc: str, sealed: bytes) -> tuple[Contact, ...]:
         plain = json.loads(self._vault.records.open(sealed, context=f"contacts:{uscc}"))
         return tuple(Contact(ContactRole(item["role"]), item["name"], item["mobile"]) for item in plain)
 
-    def letter(self, uscc: str, contacts: Sequence[Contact]) -> str:
-        """The contacts of a unit, sealed for the other services."""
-        return self._vault.letters.seal_text(_contacts_json(contacts).decode(), context=f"contacts:{uscc}")
+    def letters(self, lists: Mapping[str, Sequence[Contact]]) -> dict[str, str]:
+        """The contacts of units, sealed for the other services."""
+        sealed = self._vault.letters.seal_texts(_by_context(lists))
+        return {uscc: sealed[f"contacts:{uscc}"] for uscc in lists}
 
     # -- people --------------------------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Store:
             }
             for person in people
         ]
-        self._insert(PERSON, rows)
+        insert_rows(self._db, PERSON, rows)
         return {person.id_number: person for person in people}
 
     def _open_person(self, token: int, sealed: bytes) -> Person:
@@ -349,7 +352,7 @@ class Store:
 
     def add_batch(self, batch: Batch) -> None:
         """A new batch."""
-        self._insert(BATCH, [_batch_row(batch)])
+        insert_rows(self._db, BATCH, [_batch_row(batch)])
 
     def save_batch(self, batch: Batch) -> None:
         """A batch that got on."""
@@ -366,7 +369,7 @@ class Store:
             }
             sealed = self._vault.records.seal(_json(secret), context=f"row:{item.batch_id}:{item.row}")
             rows.append({**row, "sealed": sealed})
-        self._insert(REJECTED_ROW, rows)
+        insert_rows(self._db, REJECTED_ROW, rows)
 
     def rejected(self, batch_id: str, *, after: int, limit: int) -> list[RejectedRow]:
         """Rejected rows of a batch behind a line, by line."""
@@ -421,10 +424,6 @@ class Store:
         """Keyed digests of what tells a person from the others of a unit: ID number, name."""
         return tuple(self._vault.people.of(f"{uscc}\n{name.strip().upper()}") for name in names if name)
 
-    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:  # an empty list would insert one row of defaults
-            self._db.execute(sa.insert(table), list(rows))
-
 
 def _insures(today: date) -> sa.ColumnElement[bool]:
     """Whether anybody is insured through a unit as an employer."""
@@ -460,6 +459,10 @@ def _participation(row: sa.Row[Any]) -> Participation:
 
 def _batch_row(batch: Batch) -> dict[str, Any]:
     return {**vars(batch), "state": batch.state.value, "problems": [asdict(item) for item in batch.problems]}
+
+
+def _by_context(lists: Mapping[str, Sequence[Contact]]) -> dict[str, bytes]:
+    return {f"contacts:{uscc}": _contacts_json(contacts) for uscc, contacts in lists.items()}
 
 
 def _contacts_json(contacts: Sequence[Contact]) -> bytes:

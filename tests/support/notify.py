@@ -85,8 +85,9 @@ def contact_changed(
     people = [
         {"role": "legal_representative", "name": "于示例", "mobile": m} for m in (mobiles or (MOBILE,)) if m
     ]
-    sealed = sealer.seal_text(json.dumps(people), context=contact_context(uscc))
-    return ContactChanged(uscc=uscc, version=version, sealed=sealed)
+    context = contact_context(uscc)
+    sealed = sealer.seal_texts({context: json.dumps(people).encode()})
+    return ContactChanged(uscc=uscc, version=version, sealed=sealed[context])
 
 
 def _lead(uscc: str, facts: dict[str, Any]) -> dict[str, Any]:
