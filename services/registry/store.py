@@ -324,7 +324,7 @@ class Store:
 
     def add_effects(self, effects: Sequence[Effect]) -> None:
         """Keeps what rows of a batch brought."""
-        self._insert(BATCH_EFFECT, [vars(effect) for effect in effects])
+        insert_rows(self._db, BATCH_EFFECT, [vars(effect) for effect in effects])
 
     def effects(self, batch_id: str, limit: int) -> list[Effect]:
         """What a batch brought and nobody has taken back yet, by line."""
