@@ -1,8 +1,9 @@
-"""The generated documents: docs/events.md, and the settings in README.md.
+"""The generated documents: docs/events.md, docs/asyncapi.json, the list of topics, the settings in README.md.
 
-Both come from the declarations in code and are never written by hand; a test says when they are stale.
+All come from the declarations in code and are never written by hand; a test says when they are stale.
 """
 
+import json
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services import asyncapi
 from services.matching import handlers as matching
 from services.matching.settings import MatchingSettings
 from services.notify import handlers as notify
@@ -24,7 +26,7 @@ from services.registry.settings import RegistrySettings
 from services.targets import handlers as targets
 from services.targets.settings import TargetsSettings
 from shared.events.base import Event
-from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, topic_of
+from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, TOPIC_CONFIG, TOPICS, topic_of
 from shared.messaging.consumer import Reaction
 from shared.settings import ServiceSettings, settings_table
 
@@ -76,10 +78,13 @@ def write(*, check: bool, root: Path = ROOT) -> list[Path]:
     readme = root / "README.md"
     fresh = {
         root / "docs" / "events.md": events_markdown(),
+        root / "docs" / "asyncapi.json": asyncapi_json(),
+        root / "deploy" / "kafka" / "topics.csv": topics_csv(),
         readme: _with_settings(readme.read_text("utf-8")),
     }
     stale = [file for file, text in fresh.items() if not file.exists() or file.read_text("utf-8") != text]
     for file in () if check else stale:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(fresh[file], "utf-8")
     return [file.relative_to(root) for file in stale]
 
@@ -132,11 +137,22 @@ def events_markdown() -> str:
         read_by = ", ".join(readers[name]) or f"outside: {OUTSIDE_READERS.get(name, 'nobody')}"
         text += [
             f"## {name}",
-            *_meaning(event),
+            asyncapi.meaning(event),
             f"**Key:** {_key(event)}. **Read by:** {read_by}.",
             *_fields(event),
         ]
     return "\n\n".join(text) + "\n"
+
+
+def asyncapi_json() -> str:
+    """The AsyncAPI document of all topics."""
+    return json.dumps(asyncapi.document(consumers()), ensure_ascii=False, indent=1) + "\n"
+
+
+def topics_csv() -> str:
+    """The topics in the broker's words, for whoever makes them by hand."""
+    rows = [(topic, str(PARTITIONS), *TOPIC_CONFIG.values()) for topic in TOPICS]
+    return "".join(",".join(row) + "\n" for row in [("topic", "partitions", *TOPIC_CONFIG), *rows])
 
 
 def consumers() -> Mapping[str, list[str]]:
@@ -150,12 +166,6 @@ def consumers() -> Mapping[str, list[str]]:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "", heading.lower())
-
-
-def _meaning(event: type[Event]) -> list[str]:
-    """The docstrings of the event and of the facts that it shares with others."""
-    own = event.__mro__[: event.__mro__.index(Event)]
-    return [cleandoc(part.__doc__) for part in own if part.__doc__]
 
 
 def _key(event: type[Event]) -> str:

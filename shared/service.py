@@ -48,6 +48,7 @@ from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
+from shared.storage.retention import add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -59,6 +60,9 @@ POLL_SECONDS = 0.25
 
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
+
+PARTITION_SECONDS = 3_600.0
+"""How often the partitions of the coming days are looked after."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
@@ -227,6 +231,9 @@ class Service(Generic[W]):
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
+        self._loops.append(
+            asyncio.create_task(self._repeat("partitions", self._add_partitions, every=PARTITION_SECONDS))
+        )
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
@@ -261,6 +268,7 @@ class Service(Generic[W]):
         """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
         if not self.core.committer.idle:
             return False, None
+        self.core.wake()  # another process may have moved the clock, or committed something
         if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
             return False, None
         now = self.core.clock.now()
@@ -291,6 +299,14 @@ class Service(Generic[W]):
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
+
+    async def _add_partitions(self) -> bool:
+        """Makes the partitions of the coming days, so that each is there before its first row."""
+        core = self.core
+        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        if added:
+            log.info("partitions_added", service=self.name, names=added)
+        return False
 
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[bool]], *, every: float | None = None
