@@ -123,6 +123,7 @@ def test_ids_sort_by_birth() -> None:
     ids = [born(at) for at in (days(400), days(1), WALL - timedelta(milliseconds=1))]
     assert ids == sorted(ids)
     assert ids[-1] < first_event_id(WALL) < born(WALL)
+    assert first_event_id(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)) == "00000000-03e8"  # a thousand ms
     assert all(first_event_id(datetime(2026, 1, 1, tzinfo=UTC)) < id_ < STAND_IN for id_ in new_event_ids(3))
 
 
