@@ -22,6 +22,7 @@ import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.exc import DBAPIError
 
 from services import docs as documents
 from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
@@ -47,7 +48,7 @@ from shared.messaging.replay import Publisher
 from shared.settings import UnknownSetting, refuse_unknown
 from shared.storage import migrations
 from shared.storage.audit import verify as verify_trail
-from shared.storage.database import Database
+from shared.storage.database import Database, is_transient
 from shared.storage.retention import add_partitions, prune
 
 app = typer.Typer(
@@ -279,10 +280,16 @@ def prune_events(
     wall, before = SystemClock().wall(), log_before.date() if log_before else None
     for name, database in _databases(data).items():
         plumbing = TABLES[name].PLUMBING
-        with database.write(keys=()) as db:
-            add_partitions(db, plumbing, wall=wall)
-        pruned = prune(database, plumbing, wall=wall, log_before=before)
-        database.close()
+        try:
+            with database.write(keys=()) as db:
+                add_partitions(db, plumbing, wall=wall)
+            pruned = prune(database, plumbing, wall=wall, log_before=before)
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            _fail(f"{name}: the database is away, or somebody reads a table without end; run this again")
+        finally:
+            database.close()
         rows = ", ".join(f"{number} rows of {table}" for table, number in pruned.rows.items())
         print(f"{name}: {len(pruned.partitions)} partitions, {rows or 'no rows'}")  # noqa: T201
 
