@@ -529,6 +529,9 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
     usccs = {question.uscc for question in questions}
     as_of = room.core.clock.now()
     day = today(as_of)
+    answered = room.core.metrics.counter(
+        "last_looks_total", "Messages asked about just before they leave, by answer", ["answer", "reason"]
+    )
 
     def ask() -> list[Look]:
         with room.core.database.read() as db:
@@ -538,10 +541,12 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
                 store.in_force(usccs, day, ended=True),
                 store.disputed(usccs),
             )
-        reasons = (
+        reasons = [
             look(item, known.get(item.uscc), in_force.get(item.uscc, {}), disputed=item.uscc in disputed)
             for item in questions
-        )
+        ]
+        for reason, number in Counter(reasons).items():
+            answered.labels("hold" if reason else "go", reason or "").inc(number)
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 
     answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)

@@ -306,6 +306,11 @@ class Store:
         """Batches that are not over, in the order in which they came."""
         return self._batches(BATCH.c.state.in_((BatchState.RECEIVED, BatchState.APPLYING)))
 
+    def count_batches(self) -> dict[tuple[str], int]:
+        """How many batches are in each state; a state without any is not in it."""
+        rows = self._db.execute(sa.select(BATCH.c.state, sa.func.count()).group_by(BATCH.c.state))
+        return {(state,): number for state, number in rows}
+
     def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
         rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time
         return [
