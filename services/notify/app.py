@@ -19,7 +19,7 @@ from services.notify.carriers.wechat import TemplateMessage, Wechat, WechatAccou
 from services.notify.carriers.yunmas import YunMas, YunMasAccount
 from services.notify.commands import Outgoing, try_texts_again
 from services.notify.delivery import Delivery, Submit
-from services.notify.domain import Channel, NoticeState, SendingState
+from services.notify.domain import Channel, NoticeState, SendingState, is_open
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, index_contacts, release_parked
 from services.notify.last_look import RegistryLastLook
 from services.notify.pages import pages
@@ -158,7 +158,9 @@ def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -
     reading.gauges(
         "notices", "Notices by state, and the channel that took them last", ["state", "channel"], notices
     )
-    reading.gauge("notices_due", "Notices that may be looked at now", store.count_due(now))
+    sending = store.sending()
+    may_leave = sending.state is not SendingState.OFF and is_open(now, store.calendar(), tools.rules.hours)
+    reading.gauge("notices_due", "Notices that could leave now", store.count_due(now) if may_leave else 0)
     reading.gauge(
         "contacts_overdue",
         "Notices that have waited for contacts for more than an hour",
@@ -167,7 +169,6 @@ def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -
     reading.gauge(
         "notices_unsayable", "Notices held because their text or contacts are no good", store.unsayable()
     )
-    sending = store.sending()
     reading.gauges(
         "sending",
         "The brake: 1 at the state that the carrier account is in",

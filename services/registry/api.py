@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, TypeVar
 
+import prometheus_client
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -104,12 +105,16 @@ router = APIRouter(route_class=StrictRoute)
 
 @dataclass(frozen=True)
 class Room:
-    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads."""
+    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads.
+
+    `looked` counts its answers.
+    """
 
     core: Core[RegistryWork]
     vault: Vault
     city: City
     lookers: ThreadPoolExecutor
+    looked: prometheus_client.Counter
     files: Files
     contracts: Mapping[str, Contract]
 
@@ -529,9 +534,6 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
     usccs = {question.uscc for question in questions}
     as_of = room.core.clock.now()
     day = today(as_of)
-    answered = room.core.metrics.counter(
-        "last_looks_total", "Messages asked about just before they leave, by answer", ["answer", "reason"]
-    )
 
     def ask() -> list[Look]:
         with room.core.database.read() as db:
@@ -546,7 +548,7 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
             for item in questions
         ]
         for reason, number in Counter(reasons).items():
-            answered.labels("hold" if reason else "go", reason or "").inc(number)
+            room.looked.labels("hold" if reason else "go", reason or "").inc(number)
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 
     answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)

@@ -4,13 +4,15 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
+import prometheus_client
 import sqlalchemy as sa
 
 from services import registry
 from services.registry.api import Room, files, looks, router
 from services.registry.commands import complete_live_days
-from services.registry.domain import BatchState, City, late_days, live_due
+from services.registry.domain import BatchState, City, Hold, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
 from services.registry.intake.apply import Intake
 from services.registry.intake.files import Files
@@ -22,7 +24,7 @@ from services.registry.work import RegistryWork
 from shared.clock import Clock, start_of, today
 from shared.datasets.contract import load_contracts
 from shared.messaging.bus import Bus
-from shared.metrics import Reading
+from shared.metrics import Metrics, Reading
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Duty, Service, assemble
 
@@ -71,7 +73,7 @@ def build(
         measure=partial(_measure, vault, city),
     )
     lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="registry-look")
-    service.app.state.room = Room(core, vault, city, lookers, kept, contracts)
+    service.app.state.room = Room(core, vault, city, lookers, _looked(core.metrics), kept, contracts)
     return service
 
 
@@ -82,6 +84,17 @@ def _vault(settings: RegistrySettings) -> Vault:
         people=own.index(Purpose.ID_INDEX),
         letters=KeyRing.load_or_create(settings.contact_keys).cipher(Purpose.CONTACTS),
     )
+
+
+def _looked(metrics: Metrics) -> prometheus_client.Counter:
+    """Counts the answers of the last look; all are there from the start, so that the first one is a rise."""
+    counter = metrics.counter(
+        "last_looks_total", "Messages asked about just before they leave, by answer", ["answer", "reason"]
+    )
+    counter.labels("go", "")
+    for reason in get_args(Hold):
+        counter.labels("hold", reason)
+    return counter
 
 
 def _measure(vault: Vault, city: City, db: sa.Connection, now: datetime, reading: Reading) -> None:
