@@ -9,16 +9,17 @@ import hashlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import IO, Annotated, Any, Protocol
+from typing import IO, Any
 
 import httpx
 from fastapi import APIRouter, FastAPI, Response
 from markupsafe import Markup
-from pydantic import Field, SecretStr, model_validator
+from pydantic import SecretStr
 from starlette.applications import Starlette
 
+from services.demo_clock import clock_routes
 from services.matching.app import build as build_matching
 from services.matching.settings import MatchingSettings
 from services.notify.app import build as build_notify
@@ -28,17 +29,13 @@ from services.registry.app import build as build_registry
 from services.registry.settings import RegistrySettings
 from services.targets.app import build as build_targets
 from services.targets.settings import TargetsSettings
-from shared.clock import ZONE, Clock
-from shared.errors import FieldError, unprocessable
-from shared.http import LAST_YEAR, Body, Moment, StrictRoute, install, public, refuse
+from shared.clock import Clock
+from shared.http import StrictRoute, install, public
 from shared.messaging.bus import Bus
 from shared.messaging.in_process import InProcessBus
 from shared.pages import IN_DEMO, Templates, Words, page, style_route
 from shared.service import Service
 from shared.settings import UnknownSetting
-
-DEMO_START = datetime(2026, 1, 5, 10, tzinfo=ZONE)
-"""Where simulated time begins: a Monday morning."""
 
 ON_FIRST_PAGE = ("matching", "notify", "registry", "targets")
 """Whose fragments stand on the first page, in this order."""
@@ -54,8 +51,9 @@ FIXED = {
     *(
         f"YINGBAO_{name}_{what}"
         for name in ("REGISTRY", "MATCHING", "NOTIFY", "TARGETS")
-        for what in ("MODE", "DEMO", "DATA_DIR")
+        for what in ("MODE", "DEMO", "DATA_DIR", "ROLE")
     ),
+    *("YINGBAO_KAFKA", "YINGBAO_KAFKA_PREFIX", "YINGBAO_CLOCK_FILE"),
     *(f"YINGBAO_NOTIFY_{what}" for what in ("REGISTRY_URL", "CARRIER", "CARRIER_URL", "CARRIER_SECRET_KEY")),
     *(f"YINGBAO_NOTIFY_{what}" for what in ("RECEIPTS_SECRET", "ACCOUNT", "EC_NAME", "AP_ID", "SIGN")),
     *(
@@ -81,30 +79,8 @@ def refuse_fixed(environ: Mapping[str, str]) -> None:
         )
 
 
-class MovableClock(Clock, Protocol):
-    """A clock that can jump: the simulated one, or the frozen one of the tests."""
-
-    def move_to(self, at: datetime) -> None:
-        """Jumps forward to an instant."""
-
-
 class DataFolderInUse(RuntimeError):  # noqa: N818 - it names the cause
     """Another process runs on this data folder: stop it, or choose another folder."""
-
-
-class Jump(Body):
-    """Where the simulated clock goes: to an instant, or so many days ahead."""
-
-    to: Moment | None = None
-    advance_days: Annotated[int, Field(ge=1, le=366)] | None = None
-
-    @model_validator(mode="after")
-    def _one_of_them(self) -> "Jump":
-        if (self.to is None) == (self.advance_days is None):
-            raise refuse(
-                "one_of", zh="to 与 advance_days 须且只须给出一个", en="give either to or advance_days"
-            )
-        return self
 
 
 class Suite:
@@ -119,7 +95,7 @@ class Suite:
         self,
         data_dir: Path,
         *,
-        clock: Clock | MovableClock,
+        clock: Clock,
         demo: bool = False,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         through: Callable[[httpx.AsyncBaseTransport], httpx.AsyncBaseTransport] = lambda inside: inside,
@@ -150,7 +126,7 @@ class Suite:
         )
 
         def told(service: str, **wiring: Any) -> dict[str, Any]:
-            common = {"data_dir": data_dir, "demo": demo, "mode": "embedded"}
+            common = {"data_dir": data_dir, "demo": demo, "mode": "embedded", "role": "all"}
             return {**common, **wiring, **(overrides or {}).get(service, {})}
 
         bus = bus or InProcessBus()
@@ -219,7 +195,6 @@ class Suite:
                 return {name: dict(_addresses(name)) for name in self.services}
 
         if demo:
-            rule = public("exists in demo and test modes only")
             router.include_router(style_route())
             templates = Templates("shared")
 
@@ -241,32 +216,10 @@ class Suite:
                     links=links,
                 )
 
-            @router.get("/demo/clock", dependencies=[rule])
-            async def what_day_is_it() -> dict[str, Any]:
-                """Business time of the demo."""
-                return {"now": self.clock.now()}
-
-            @router.post("/demo/clock", dependencies=[rule])
-            async def move_the_clock(body: Jump) -> dict[str, Any]:
-                """Jumps forward; an instant that has passed already changes nothing."""
-                clock: Any = self.clock
-                target = body.to or self.clock.now() + timedelta(days=body.advance_days or 0)
-                if target.astimezone(ZONE).year > LAST_YEAR:
-                    raise unprocessable([_too_late("/to" if body.to else "/advance_days")])
-                clock.move_to(target)
-                self.wake()
-                return {"now": self.clock.now()}
+            movable: Any = self.clock  # a demo is given one that can jump
+            router.include_router(clock_routes(movable, self.wake))
 
         return router
-
-
-def _too_late(where: str) -> FieldError:
-    return FieldError(
-        where,
-        "date_out_of_range",
-        f"时钟最晚到 {LAST_YEAR}-12-31，请选更早的时间",
-        f"the clock goes to {LAST_YEAR}-12-31 at most; choose an earlier time",
-    )
 
 
 def _addresses(name: str) -> tuple[tuple[str, str], ...]:

@@ -1,5 +1,6 @@
 """The command `yingbao`."""
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -21,11 +22,14 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from services import docs as documents
-from services.all_in_one import DEMO_START, SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
+from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
+from services.alone import SERVICES, alone
 from services.demo import story
+from services.demo_clock import DEMO_START
 from services.matching import tables as matching_tables
 from services.notify import tables as notify_tables
 from services.notify.sandbox import SandboxSettings
+from services.notify.sandbox import __main__ as sandbox
 from services.registry import tables as registry_tables
 from services.targets import tables as targets_tables
 from services.targets.settings import TargetsSettings
@@ -33,7 +37,9 @@ from shared.auth import LocalIssuer, department_scopes
 from shared.calendar import read_calendar
 from shared.clock import SimulatedClock, SystemClock
 from shared.documents import DocumentError, pack, read_csv
+from shared.events.catalogue import TOPICS
 from shared.logs import configure
+from shared.messaging.kafka import create_topics
 from shared.settings import ServiceSettings, UnknownSetting, refuse_unknown
 from shared.storage import migrations
 from shared.storage.audit import Verdict
@@ -53,6 +59,9 @@ app.add_typer(audit, name="audit")
 Data = Annotated[Path, typer.Option("--data", help="Folder for databases and keys.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
 
+GRACE_SECONDS = 6
+"""How long requests under way may take when a process is told to stop; the loops need the rest of ten."""
+
 DEMO_MARKER = "demo-folder"
 """A file that says that the demo made this folder and may empty it."""
 
@@ -65,21 +74,65 @@ TABLES = {
 
 
 @app.command()
-def serve(
+def serve(  # noqa: PLR0917 - options of a command line
+    service: Annotated[
+        str | None,
+        typer.Argument(help="registry, matching, notify, targets or sandbox; none: the whole suite."),
+    ] = None,
+    role: Annotated[str, typer.Option(help="Of one service: all, api or worker.")] = "all",
     data: Data = Path("var/data"),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
     demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
 ) -> None:
-    """Runs the whole suite in one process, until it is stopped."""
+    """Runs the whole suite in one process, or one service alone, until it is stopped."""
+    if service == "sandbox":
+        sandbox.main(["--host", host, "--port", str(port)])
+        return
+    if service is not None:
+        _serve_alone(service, role, host, port)
+        return
     refuse_unknown(os.environ, [*SETTINGS, SandboxSettings])
     refuse_fixed(os.environ)
     configure("yingbao", level=TargetsSettings(data_dir=data).log_level)
     clock = SimulatedClock(data / "clock.json", start=DEMO_START) if demo else SystemClock()
     suite = Suite(data, clock=clock, demo=demo)
+    _run(suite.app, host, port)
+
+
+def _serve_alone(name: str, role: str, host: str, port: int) -> None:
+    _refuse_other("service", name, list(SERVICES))
+    _refuse_other("role", role, ["all", "api", "worker"])
+    own = SERVICES[name][0]
+    refuse_unknown(os.environ, [own], others=[*(other for other in SERVICES if other != name), "sandbox"])
+    service = alone(name, role=role)
+    configure(name, level=service.core.settings.log_level)
+    _run(service.app, host, port)
+
+
+def _run(asgi: Any, host: str, port: int) -> None:
     uvicorn.run(
-        suite.app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=10
+        asgi,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
     )
+
+
+@app.command()
+def topics(
+    replication: Annotated[int, typer.Option(min=1, help="Copies that the cluster keeps of each topic.")] = 1,
+) -> None:
+    """Creates the topics of the catalogue on Kafka; those that are there stay as they are."""
+    settings = TargetsSettings()
+    if settings.kafka is None:
+        _fail("set YINGBAO_KAFKA, the bootstrap servers, such as kafka:9092")
+    created = asyncio.run(
+        create_topics(settings.kafka, TOPICS, prefix=settings.kafka_prefix, replication=replication)
+    )
+    Console().print(f"created {', '.join(created)}" if created else "all topics are there")
 
 
 @app.command()
@@ -208,7 +261,7 @@ def verify(
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
 ) -> None:
-    """Writes the generated documents: docs/events.md and the settings in README.md."""
+    """Writes the generated documents, the dashboards and .env.example."""
     stale = documents.write(check=check)
     if check and stale:
         _fail(f"stale: {', '.join(map(str, stale))}; run `make docs`")

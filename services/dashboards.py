@@ -77,7 +77,7 @@ MAIN_JOB: Final = Dashboard(
             "消费积压 · Consumer lag",
             "各服务尚未处理的消息，以及处理速度。Messages that a service has still to take in, and how fast it does.",
             (
-                Query("sum by (job, topic) (yingbao_consumer_lag_messages)", "{{job}} ← {{topic}}"),
+                Query("max by (job, topic) (yingbao_consumer_lag_messages)", "{{job}} ← {{topic}}"),
                 Query("sum by (job) (rate(yingbao_consumed_messages_total[5m]))", "{{job}} 条/秒 per second"),
             ),
         ),

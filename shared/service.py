@@ -7,7 +7,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,7 +36,7 @@ from shared.http import (
     public,
 )
 from shared.messaging.bus import Bus, Subscription
-from shared.messaging.consumer import Consumer, KeyHook, Reaction
+from shared.messaging.consumer import OUTCOMES, Consumer, KeyHook, Reaction
 from shared.messaging.relay import Relay
 from shared.metrics import Metrics, Reading
 from shared.pages import Pages, page_routes
@@ -46,6 +46,7 @@ from shared.storage.audit import BLOCK, seal
 from shared.storage.committer import Command, Committer
 from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
+from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
@@ -62,6 +63,9 @@ SEAL_SECONDS = 0.5
 MEASURE_SHARE = 0.05
 """Most of a scraper's time that goes into counting in the database; meanwhile it gets the last figures again."""
 
+LAG_WITHIN_SECONDS = 3.0
+"""How long a scrape waits for the broker to say how far the consumer is behind."""
+
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
 
@@ -75,11 +79,13 @@ class Duty:
     `step` does one portion and returns True when it did something; it is called again at once then.
     `next_due(db, now)` is the business instant of the earliest thing to do, at or before `now` when
     something is due or in flight, None when nothing is scheduled. It also answers `GET /demo/quiet`.
+    `exclusive`: a step is more than one transaction, so only one process at a time may be at it.
     """
 
     name: str
     step: Callable[[], Awaitable[bool]]
     next_due: Callable[[sa.Connection, datetime], datetime | None]
+    exclusive: bool = False
 
 
 class Core(Generic[W]):
@@ -112,13 +118,20 @@ class Core(Generic[W]):
             cipher=self.keys.cipher(Purpose.IDEMPOTENCY),
             committed=self._wake_from_thread,
         )
+        # Embedded, a file lock refuses a second process, so the leases of a killed one are our own.
+        self.holder = self.name if settings.mode == "embedded" else secrets.token_hex(16)
         self._fingerprints = self.keys.index(Purpose.IDEMPOTENCY)
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"{self.name}-read")
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def run(self, do: Callable[[W], T], *, urgent: bool = False) -> T:
-        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits."""
-        return await self.committer.run(do, urgent=urgent)
+    async def run(
+        self, do: Callable[[W], T], *, urgent: bool = False, keys: Collection[str] | None = None
+    ) -> T:
+        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits.
+
+        With `keys` other processes may write meanwhile, to other keys (`Database.write`).
+        """
+        return await self.committer.run(do, urgent=urgent, keys=keys)
 
     async def call(
         self,
@@ -174,9 +187,10 @@ class Service(Generic[W]):
         core: Core[W],
         app: FastAPI,
         *,
+        bus: Bus,
         migrations: Path,
         consumer: Consumer | None,
-        relay: Relay | None,
+        relay: Relay,
         duties: Sequence[Duty],
         at_start: Callable[[W], None] | None,
         pages: Pages,
@@ -186,6 +200,7 @@ class Service(Generic[W]):
         self.core = core
         self.app = app
         self.consumer = consumer
+        self.bus = bus
         self._migrations = migrations
         self._relay = relay
         self.duties = tuple(duties)
@@ -199,34 +214,64 @@ class Service(Generic[W]):
         self._loops: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
         """Names of the loops whose last step failed."""
+        self._leases = {
+            duty.name: Lease(core.plumbing, duty.name, core.holder) for duty in duties if duty.exclusive
+        }
+
+    @property
+    def works(self) -> bool:
+        """Whether it does what nobody asks for: publishes, consumes, and what time brings."""
+        return self.core.settings.role != "api"
 
     async def start(self) -> None:
         """Migrates the database, puts right what a dead process left, and starts the loops."""
         await asyncio.to_thread(upgrade, self.core.database, self._migrations)
         self.core.start()
+        if not self.works:
+            return
         if self._at_start is not None:
             await self.core.run(self._at_start)
-        if self._relay is not None:
-            self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
+        if self.core.settings.mode == "server":  # embedded, the bus belongs to the whole suite
+            await self.bus.start()
+        self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
+        if self.works and self.core.settings.mode == "server":
+            await self.bus.stop()
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
         try:
             with contextlib.suppress(DBAPIError):  # what a lost database keeps is sealed at the next start
-                await self._seal()
+                if self.works:
+                    await self._seal()
         finally:
             await asyncio.to_thread(self.core.stop)
+
+    async def degraded(self) -> list[str]:
+        """What does not work just now, while requests are answered.
+
+        Raises Problem (503) in a process that answers none, when the broker is away; and what the database
+        raises when it is.
+        """
+        table = self.core.plumbing.lease
+        await self.core.read(lambda db: db.scalar(sa.select(sa.func.count()).select_from(table)))
+        if not self.works or self.bus.connected:
+            return sorted(self.failing)
+        if self.core.settings.role == "worker":
+            raise Problem(503, "bus_unavailable", zh="消息总线不可用", en="The broker is away", retry_after=2)
+        return sorted({*self.failing, "bus"})
 
     async def quiet(self) -> tuple[bool, datetime | None]:
         """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
         if not self.core.committer.idle:
+            return False, None
+        if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
             return False, None
         now = self.core.clock.now()
 
@@ -260,14 +305,27 @@ class Service(Generic[W]):
             self._measure_again_at = began + took / MEASURE_SHARE
         return reading
 
-    def running(self) -> Reading:
-        """The figures of this process's own loops."""
+    async def running(self) -> Reading:
+        """The figures of this process's own loops, and what the bus still has for it."""
         reading = Reading()
+        if not self.works:
+            return reading
         reading.gauge("loops_failing", "Loops whose last step failed", len(self.failing))
+        reading.gauge("bus_connected", "Whether the bus could carry something now", self.bus.connected)
         if self.consumer is not None:
-            outcomes = {(outcome,): number for outcome, number in self.consumer.counts.items()}
+            outcomes = {(outcome,): self.consumer.counts[outcome] for outcome in OUTCOMES}
             reading.counters("consumed_messages", "Messages of the bus, by outcome", ["outcome"], outcomes)
+            lag = {(topic,): number for topic, number in (await self._lag()).items()}
+            meaning = "Messages published and not yet taken in, by topic, all instances together"
+            reading.gauges("consumer_lag_messages", meaning, ["topic"], lag)
         return reading
+
+    async def _lag(self) -> dict[str, int]:
+        """How far the consumer is behind; nothing while the broker does not say."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(LAG_WITHIN_SECONDS):
+                return await self.bus.lag(self.name)
+        return {}
 
     def _read_figures(self, reading: Reading, db: sa.Connection) -> None:
         now = self.core.clock.now()
@@ -277,12 +335,17 @@ class Service(Generic[W]):
     async def _when_due(self, duty: Duty) -> bool:
         now = self.core.clock.now()
         due = await self.core.read(lambda db: duty.next_due(db, now))
-        return due is not None and due <= now and await duty.step()
+        if due is None or due > now:
+            return False
+        lease = self._leases.get(duty.name)
+        if lease is not None and not await self.core.run(lease.take, urgent=True, keys=[lease.key]):
+            return False  # another process is at it
+        return await duty.step()
 
     async def _seal(self) -> bool:
         """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
         core = self.core
-        block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall))
+        block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall), keys=["seal"])
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
@@ -332,6 +395,7 @@ def assemble(
     pages: Pages,
     migrations: Path,
     reactions: Sequence[Reaction] = (),
+    keyed: bool = False,
     duties: Sequence[Duty] = (),
     on_parked: KeyHook = lambda work, subject: None,
     on_released: KeyHook = lambda work, subject: None,
@@ -341,18 +405,26 @@ def assemble(
     """Puts a service together. `card` is the description in its OpenAPI document.
 
     `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left;
-    `measure` adds the service's own figures to `/metrics`. The pages are served in demo mode only.
+    `measure` adds the service's own figures to `/metrics`; `keyed` as for Consumer. The pages are served in
+    demo mode only. What the settings' role leaves out is neither started nor served.
     """
+    role = core.settings.role
     consumer = None
     if reactions:
         consumer = Consumer(
-            core.name, reactions, core.plumbing, core.run, on_parked=on_parked, on_released=on_released
+            core.name,
+            reactions,
+            core.plumbing,
+            core.run,
+            keyed=keyed,
+            on_parked=on_parked,
+            on_released=on_released,
         )
+    if consumer is not None and role != "api":
         bus.subscribe(Subscription(core.name, consumer.topics, consumer.receive))
     relay = Relay(
         source=core.name,
-        # Embedded, a file lock refuses a second process, so the lease of a killed one is our own.
-        holder=core.name if core.settings.mode == "embedded" else secrets.token_hex(16),
+        holder=core.holder,
         plumbing=core.plumbing,
         bus=bus,
         run=core.run,
@@ -369,6 +441,7 @@ def assemble(
     service = Service(
         core,
         app,
+        bus=bus,
         migrations=migrations,
         consumer=consumer,
         relay=relay,
@@ -381,9 +454,9 @@ def assemble(
     app.state.service = service
     install(app, clock=core.clock, metrics=core.metrics, rate_limit_per_s=core.settings.rate_limit_per_s)
     app.add_exception_handler(DBAPIError, _database_failed)
-    for router in (*routers, _operations(demo=core.settings.demo)):
+    for router in (*(routers if role != "worker" else ()), _operations(demo=core.settings.demo)):
         app.include_router(router)
-    if core.settings.demo:
+    if core.settings.demo and role != "worker":
         app.include_router(page_routes(pages, core))
     return service
 
@@ -441,12 +514,11 @@ def _operations(*, demo: bool) -> APIRouter:
 
     @router.get("/health/ready", dependencies=[probe], tags=["operations"])
     async def ready(request: Request) -> dict[str, Any]:
-        """The database answers. A loop that fails is `degraded`: requests still work."""
-        service: Service[Any] = request.app.state.service
-        await service.core.read(
-            lambda db: db.scalar(sa.select(sa.func.count()).select_from(service.core.plumbing.relay_lease))
-        )
-        return {"status": "ready", "degraded": sorted(service.failing)}
+        """The database answers. A loop that fails or a lost broker is `degraded`: requests still work.
+
+        A process that answers no requests is of no use without the broker: 503.
+        """
+        return {"status": "ready", "degraded": await request.app.state.service.degraded()}
 
     @router.get(
         "/metrics",
@@ -457,7 +529,7 @@ def _operations(*, demo: bool) -> APIRouter:
         """Prometheus metrics of this service."""
         service: Service[Any] = request.app.state.service
         metrics = service.core.metrics
-        text = metrics.render(await service.measure(), service.running())
+        text = metrics.render(await service.measure(), await service.running())
         return Response(text, media_type=metrics.content_type)
 
     @router.get("/openapi.json", dependencies=[public("the contract of this API")], include_in_schema=False)

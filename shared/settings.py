@@ -34,7 +34,20 @@ class ServiceSettings(BaseSettings):
     )
 
     mode: Literal["embedded", "server"] = Field(
-        "embedded", description="embedded: SQLite, bus and carriers in one process; server: external parts"
+        "embedded", description="embedded: bus and carriers in one process; server: alone, with Kafka"
+    )
+    role: Literal["all", "api", "worker"] = Field(
+        "all", description="api: answers requests; worker: relay, consumer and duties; all: both"
+    )
+    kafka: str | None = Field(
+        None,
+        validation_alias="YINGBAO_KAFKA",
+        description="Bootstrap servers of Apache Kafka, for services that run alone",
+    )
+    kafka_prefix: str = Field(
+        "yingbao.",
+        validation_alias="YINGBAO_KAFKA_PREFIX",
+        description="Stands before the names of topics and consumer groups",
     )
     data_dir: Path = Field(Path("var"), description="Folder for databases, keys and other files of the suite")
     database_url: str | None = Field(
@@ -67,6 +80,11 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", validation_alias="YINGBAO_LOG_LEVEL", description="Least severe log line"
     )
+    clock_file: Path | None = Field(
+        None,
+        validation_alias="YINGBAO_CLOCK_FILE",
+        description="File of a demo's clock, the same for all processes; without it clock.json in the data folder",
+    )
     demo: bool = Field(default=False, description="Opens the demo's clock and the carrier sandbox over HTTP")
 
     @property
@@ -83,6 +101,11 @@ class ServiceSettings(BaseSettings):
     def keys(self) -> Path:
         """The file with the keys of this service's own records."""
         return self.keys_file or self.data_dir / f"{self.service}.keys.json"
+
+    @property
+    def clock(self) -> Path:
+        """The file of the simulated clock."""
+        return self.clock_file or self.data_dir / "clock.json"
 
     @property
     def contact_keys(self) -> Path:
@@ -103,7 +126,7 @@ def refuse_unknown(
     `others` are names of services that run elsewhere but may share the environment file: variables with
     their prefix are theirs to judge. Entry points call this before anything is built.
     """
-    names = {name for cls in known for name, _ in _variables(cls)}
+    names = {name for cls in known for name, _ in variables(cls)}
     own = {_prefix(cls) for cls in known} - {PREFIX, ""}
     foreign = tuple(p for p in (f"{PREFIX}{other.upper()}_" for other in others) if p not in own)
     unknown = [
@@ -118,8 +141,9 @@ def refuse_unknown(
 
 
 def _advice(name: str, names: set[str]) -> str:
-    near = difflib.get_close_matches(name.upper(), sorted(names), n=1, cutoff=0.6)
-    fix = f"did you mean {near[0]}?" if near else "remove it; README lists the settings"
+    known = {known.removeprefix(PREFIX): known for known in sorted(names)}
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, n=1, cutoff=0.6)
+    fix = f"did you mean {known[near[0]]}?" if near else "remove it; README lists the settings"
     return f"unknown setting {name}: {fix}"
 
 
@@ -128,7 +152,7 @@ def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     seen: set[str] = set()
     for cls in classes:
-        for name, field in _variables(cls):
+        for name, field in variables(cls):
             if name in seen:
                 continue
             seen.add(name)
@@ -143,7 +167,8 @@ def _prefix(cls: type[BaseSettings]) -> str:
     return str(cls.model_config.get("env_prefix", "")).upper()
 
 
-def _variables(cls: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
+def variables(cls: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
+    """The environment variables that a class reads, and the field behind each."""
     for name, field in cls.model_fields.items():
         alias = field.validation_alias
         yield (alias if isinstance(alias, str) else _prefix(cls) + name).upper(), field

@@ -67,6 +67,7 @@ def build(
         pages=pages(rule),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
+        keyed=True,
         duties=[
             Duty("clocks", lambda: core.run(look_at_clocks), lambda db, _now: next_look(db)),
             Duty("ladder", lambda: core.run(advance_leads), lambda db, _now: next_advance(db)),

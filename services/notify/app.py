@@ -98,6 +98,7 @@ def build(
         pages=pages(tools),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
+        keyed=True,
         duties=delivery.duties,
         on_parked=hold_parked,
         on_released=release_parked,

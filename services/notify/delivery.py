@@ -110,7 +110,7 @@ class Delivery:
     @property
     def duties(self) -> tuple[Duty, ...]:
         """What time asks of notify."""
-        return Duty("deliver", self.deliver, self.next_delivery), Duty(
+        return Duty("deliver", self.deliver, self.next_delivery, exclusive=True), Duty(
             "settle", self.settle, self.next_expiry
         )
 

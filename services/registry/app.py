@@ -67,7 +67,7 @@ def build(
         reactions=SUBSCRIPTIONS,
         duties=[
             Duty("complete_live_days", complete, next_day),
-            Duty("intake", intake.step, intake.next_due),
+            Duty("intake", intake.step, intake.next_due, exclusive=True),
         ],
         at_start=intake.clear_files,
         measure=partial(_measure, vault, city),

@@ -55,7 +55,7 @@ from shared.events.registry import (
 )
 from shared.identifiers import check_uscc
 from shared.privacy import scrub
-from shared.storage.committer import list_command
+from shared.storage.committer import list_command, touches
 from shared.storage.work import Cause
 
 # -- units -----------------------------------------------------------------------------------------------
@@ -115,6 +115,7 @@ class Registered:
         return unit_doubts(self.unit, self.contacts)
 
 
+@touches(lambda item: (item.uscc,))
 @list_command
 def register_units(work: RegistryWork, items: Sequence[RegisterUnit]) -> list[Registered | Problem]:
     """New units. One that is known already with the same facts stays as it is; with others it is a problem."""

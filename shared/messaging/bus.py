@@ -44,10 +44,20 @@ class Bus(Protocol):
         """Returns once the bus answers for the messages; raises when it may have lost some."""
 
     async def start(self) -> None:
-        """Begins to deliver."""
+        """Begins to deliver. Does not wait for a broker that is away: it is tried again until it is there."""
 
     async def stop(self) -> None:
         """Ends delivery; what was published and not taken comes again after the next start."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether it could carry something now."""
+
+    async def lag(self, consumer: str) -> dict[str, int]:
+        """Messages, by topic, that were published and not yet taken by a consumer; all its instances together.
+
+        Raises ConnectionError while the broker is away.
+        """
 
 
 def partition_of(key: str) -> int:

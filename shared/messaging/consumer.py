@@ -5,11 +5,11 @@ a reason that will not go away is parked with its error, and later ones of its k
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import NAMESPACE_OID, uuid5
 
 import sqlalchemy as sa
@@ -19,13 +19,16 @@ from pydantic import ValidationError
 from shared.events.base import Envelope, Event
 from shared.events.catalogue import topic_of
 from shared.messaging.bus import Message
+from shared.storage.committer import Run
 from shared.storage.database import insert_new, is_transient
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
 
+OUTCOMES = ("handled", "duplicate", "diverted", "parked")
+"""What can become of a message; a diverted one waits behind a parked one of its key."""
+
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 W = TypeVar("W", bound=Work)
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -54,19 +57,16 @@ def on(event: type[Event], handler: Callable[[Any, Sequence[Any]], None]) -> Rea
     return Reaction(event, handler)
 
 
-class Run(Protocol):
-    """Runs a function of a work in a transaction of its own."""
-
-    def __call__(self, do: Callable[[Any], T], /) -> Awaitable[T]:
-        """Returns what `do` returned, after the commit."""
-
-
 KeyHook = Callable[[Any, str], None]
 """Called with a work and a subject when a key is parked or released."""
 
 
 class Consumer:
-    """One service's reader of the other services' topics."""
+    """One service's reader of the other services' topics.
+
+    `keyed`: each handler touches only what belongs to the keys of its messages, so that several processes
+    may handle different keys side by side.
+    """
 
     def __init__(
         self,
@@ -75,6 +75,7 @@ class Consumer:
         plumbing: Plumbing,
         run: Run,
         *,
+        keyed: bool = False,
         on_parked: KeyHook = lambda work, subject: None,
         on_released: KeyHook = lambda work, subject: None,
     ) -> None:
@@ -82,10 +83,11 @@ class Consumer:
         self._handlers = {reaction.event.name: reaction for reaction in reactions}
         self._plumbing = plumbing
         self._run = run
+        self._keyed = keyed
         self._on_parked = on_parked
         self._on_released = on_released
         self.counts: Counter[str] = Counter()
-        """handled, duplicate, diverted, parked: messages since the start of the process."""
+        """Messages since the start of the process, by outcome."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -97,7 +99,7 @@ class Consumer:
         if not batch:
             return
         try:
-            counts = await self._run(lambda work: self._apply(work, batch))
+            counts = await self._run(lambda work: self._apply(work, batch), keys=self._keys(batch))
         except Exception as error:
             if is_transient(error):
                 raise
@@ -128,6 +130,12 @@ class Consumer:
             if not found:
                 return done
             done += 1
+
+    def _keys(self, batch: Sequence[Message]) -> set[str] | None:
+        """What a batch touches; None: everything, as a broadcast may."""
+        if not self._keyed or any(message.key == "*" for message in batch):
+            return None
+        return {message.key for message in batch}
 
     # -- inside a transaction ----------------------------------------------------------------------
 

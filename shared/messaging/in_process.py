@@ -38,6 +38,20 @@ class InProcessBus:
     async def stop(self) -> None:
         """Nothing to end: what was not delivered is still in the publisher's outbox."""
 
+    @property
+    def connected(self) -> bool:
+        return True
+
+    async def lag(self, consumer: str) -> dict[str, int]:
+        """None: what was published has been taken."""
+        topics = {
+            topic
+            for subscription, _ in self._lanes
+            for topic in subscription.topics
+            if subscription.consumer == consumer
+        }
+        return dict.fromkeys(sorted(topics), 0)
+
     async def _deliver(
         self, subscription: Subscription, turn: asyncio.Lock, messages: Sequence[Message]
     ) -> None:

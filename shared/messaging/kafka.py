@@ -21,7 +21,16 @@ from shared.messaging.bus import Message, Subscription
 BATCH = 500
 """Most messages handed to a consumer at once."""
 
+BATCH_BYTES = 256 * 1024
+"""Most that one request carries to a partition; a message has to fit."""
+
 POLL_MS = 200
+REQUEST_MS = 10_000
+"""How long a request may take; a broker that takes longer is tried anew."""
+
+STOP_SECONDS = 3.0
+"""How long a client may take to say goodbye."""
+
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits between deliveries of the same messages; the last one repeats."""
 
@@ -35,61 +44,95 @@ class KafkaBus:
     """Publishes to and reads from a Kafka cluster.
 
     `prefix` stands before every topic and consumer group, so that suites can share a cluster. Several
-    instances of a service share its partitions.
+    instances of a service share its partitions. A broker that is away is tried again for ever.
     """
 
     def __init__(self, bootstrap: str, *, prefix: str = "") -> None:
         self._bootstrap = bootstrap
         self._prefix = prefix
-        self._readers: list[_Reader] = []
+        self._readers: dict[str, _Reader] = {}
         self._producer: AIOKafkaProducer | None = None
+        self._connecting: asyncio.Task[None] | None = None
 
     def subscribe(self, subscription: Subscription) -> None:
-        self._readers.append(_Reader(self._bootstrap, self._prefix, subscription))
+        self._readers[subscription.consumer] = _Reader(self._bootstrap, self._prefix, subscription)
+
+    @property
+    def connected(self) -> bool:
+        return self._producer is not None and all(reader.connected for reader in self._readers.values())
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Returns when every replica that must have the messages has them."""
         if self._producer is None:
-            raise ConnectionError("the bus is not started")
-        key = _place
-        places = groupby(sorted(messages, key=key), key=key)  # sorted is stable: order per partition stays
+            raise ConnectionError("the broker is away")
+        places = groupby(sorted(messages, key=_place), key=_place)  # stable: order per partition stays
         try:
             await asyncio.gather(
-                *(self._publish_to(topic, partition, list(part)) for (topic, partition), part in places)
+                *(
+                    self._publish_to(self._producer, topic, partition, list(part))
+                    for (topic, partition), part in places
+                )
             )
         except KafkaError as error:
+            # What is in doubt is published again, by a producer that does not carry on with the old batches.
+            await self._reconnect()
             raise ConnectionError(f"the broker did not take the messages: {type(error).__name__}") from error
 
     async def start(self) -> None:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True, max_batch_size=256 * 1024
-        )
-        await producer.start()
-        self._producer = producer
-        await asyncio.gather(*(reader.start() for reader in self._readers))
+        self._connecting = asyncio.create_task(self._connect())
+        for reader in self._readers.values():
+            reader.start()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(reader.stop() for reader in self._readers))
-        if self._producer is not None:
-            await self._producer.stop()
-            self._producer = None
+        await asyncio.gather(*(reader.stop() for reader in self._readers.values()))
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+            self._connecting = None
+        await self._drop_producer()
 
-    async def _publish_to(self, topic: str, partition: int, messages: Sequence[Message]) -> None:
-        producer = self._producer
-        assert producer is not None  # noqa: S101 - publish has looked
+    async def lag(self, consumer: str) -> dict[str, int]:
+        reader = self._readers.get(consumer)
+        return {} if reader is None else await reader.lag()
+
+    async def _connect(self) -> None:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._bootstrap,
+            acks="all",
+            enable_idempotence=True,
+            max_batch_size=BATCH_BYTES,
+            request_timeout_ms=REQUEST_MS,
+        )
+        await _until_up(producer)
+        self._producer = producer
+
+    async def _reconnect(self) -> None:
+        await self._drop_producer()
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+
+    async def _drop_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await producer.stop()
+
+    async def _publish_to(
+        self, producer: AIOKafkaProducer, topic: str, partition: int, messages: Sequence[Message]
+    ) -> None:
         batch = producer.create_batch()
         for message in messages:
             key = message.key.encode()
             if batch.append(key=key, value=message.value, timestamp=None) is None:
-                await self._send(batch, topic, partition)
+                await self._send(producer, batch, topic, partition)
                 batch = producer.create_batch()
                 if batch.append(key=key, value=message.value, timestamp=None) is None:
                     raise ValueError("a message is larger than a batch may be")
-        await self._send(batch, topic, partition)
+        await self._send(producer, batch, topic, partition)
 
-    async def _send(self, batch: Any, topic: str, partition: int) -> None:
-        assert self._producer is not None  # noqa: S101 - publish has looked
-        await (await self._producer.send_batch(batch, self._prefix + topic, partition=partition))
+    async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> None:
+        await (await producer.send_batch(batch, self._prefix + topic, partition=partition))
 
 
 class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is untyped
@@ -101,27 +144,67 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._bootstrap = bootstrap
         self._turn = asyncio.Lock()
         self._revoking = asyncio.Event()
+        self._consumer: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        self._consumer = AIOKafkaConsumer(
+    @property
+    def connected(self) -> bool:
+        """Whether it has joined its group."""
+        return self._consumer is not None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._read())
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._revoking.set()
+        async with self._turn:  # what is under way is finished and its offset committed
+            self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._task = None
+        await self._leave()
+
+    async def lag(self) -> dict[str, int]:
+        """Messages not yet taken, by topic, whichever instance they wait for."""
+        consumer = self._consumer
+        if consumer is None:
+            raise ConnectionError("the broker is away")
+        places = [
+            TopicPartition(self._prefix + topic, partition)
+            for topic in self._subscription.topics
+            for partition in range(PARTITIONS)
+        ]
+        try:
+            ends = await consumer.end_offsets(places)
+            taken = {place: await consumer.committed(place) or 0 for place in places}
+        except KafkaError as error:
+            raise ConnectionError(f"the broker does not answer: {type(error).__name__}") from error
+        waiting = dict.fromkeys(self._subscription.topics, 0)
+        for place in places:
+            waiting[place.topic.removeprefix(self._prefix)] += max(ends[place] - taken[place], 0)
+        return waiting
+
+    async def _join(self) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=f"{self._prefix}{self._subscription.consumer}",
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=600_000,
+            request_timeout_ms=REQUEST_MS,
         )
-        self._consumer.subscribe([self._prefix + topic for topic in self._subscription.topics], listener=self)
-        await self._consumer.start()
-        self._task = asyncio.create_task(self._read())
+        consumer.subscribe([self._prefix + topic for topic in self._subscription.topics], listener=self)
+        await _until_up(consumer)
+        self._consumer = consumer
+        return consumer
 
-    async def stop(self) -> None:
-        if self._task is not None:
-            self._revoking.set()
-            async with self._turn:  # what is under way is finished and its offset committed
-                self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            await self._consumer.stop()
+    async def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await consumer.stop()
 
     async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         """Partitions go to another instance: first the batch under way is finished, or given up."""
@@ -134,19 +217,20 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._revoking.clear()
 
     async def _read(self) -> None:
+        consumer = await self._join()
         while True:
             try:
-                found = await self._consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
                 if found:
                     async with self._turn:
-                        await self._take(found)
+                        await self._take(consumer, found)
             except KafkaError as error:
                 log.warning(
                     "bus_reading_failed", consumer=self._subscription.consumer, error=type(error).__name__
                 )
                 await asyncio.sleep(RETRY_SECONDS[1])
 
-    async def _take(self, found: dict[TopicPartition, list[Any]]) -> None:
+    async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch = [
             Message(
                 at.topic.removeprefix(self._prefix), at.partition, (record.key or b"").decode(), record.value
@@ -158,7 +242,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             return
         # Somebody else does it again after a rebalance; the inbox knows what was done.
         with contextlib.suppress(CommitFailedError, IllegalStateError):
-            await self._consumer.commit({at: records[-1].offset + 1 for at, records in found.items()})
+            await consumer.commit({at: records[-1].offset + 1 for at, records in found.items()})
 
     async def _insist(self, batch: Sequence[Message]) -> bool:
         """Delivers until it is taken; False when the partitions are taken away meanwhile."""
@@ -182,6 +266,20 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                     return False
             else:
                 return True
+
+
+async def _until_up(client: Any) -> None:
+    """Starts a producer or consumer, for as long as it takes."""
+    failures = 0
+    while True:
+        try:
+            await client.start()
+        except KafkaError as error:
+            log.warning("bus_away", error=type(error).__name__, failures=failures)
+            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            failures += 1
+        else:
+            return
 
 
 async def create_topics(

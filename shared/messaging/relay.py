@@ -5,18 +5,19 @@ not yet published, never "after the last position": a lower number can commit la
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from shared.events.base import Envelope
 from shared.messaging.bus import Bus, Message, partition_of
+from shared.storage.committer import Run
+from shared.storage.lease import Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
 BATCH = 500
-LEASE = timedelta(seconds=10)
 
 
 class Relay:
@@ -29,53 +30,34 @@ class Relay:
         holder: str,
         plumbing: Plumbing,
         bus: Bus,
-        run: Callable[[Callable[[Any], Any]], Awaitable[Any]],
+        run: Run,
         read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
     ) -> None:
         self._source = source
-        self._holder = holder
+        self._lease = Lease(plumbing, "relay", holder)
         self._plumbing = plumbing
         self._bus = bus
         self._run = run
         self._read = read
-        self._epoch: int | None = None
 
     async def step(self) -> bool:
         """Publishes one batch; True when it did. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        self._epoch = await self._run(self._take_lease)
-        if self._epoch is None:
+        if not await self._run(self._lease.take, keys=[self._lease.key]):
             return False  # another process publishes
         await self._bus.publish([_message(self._source, row) for row in rows])
-        await self._run(lambda work: self._move([row.seq for row in rows], work))
+        await self._run(partial(self._move, [row.seq for row in rows]), keys=[self._lease.key])
         return True
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
         return list(db.execute(sa.select(outbox).order_by(outbox.c.seq).limit(BATCH)))
 
-    def _take_lease(self, work: Work) -> int | None:
-        table = self._plumbing.relay_lease
-        lease = work.db.execute(sa.select(table).with_for_update()).first()
-        fresh = {"holder": self._holder, "expires_at": work.wall + LEASE}
-        if lease is None:
-            work.insert(table, [{"id": 1, "epoch": 1, **fresh}])
-            return 1
-        if lease.holder == self._holder and lease.epoch == self._epoch:
-            if lease.expires_at - work.wall < LEASE / 2:
-                work.db.execute(sa.update(table).values(**fresh))
-            return int(lease.epoch)
-        if lease.expires_at > work.wall and lease.holder != self._holder:
-            return None
-        epoch = int(lease.epoch) + 1
-        work.db.execute(sa.update(table).values(epoch=epoch, **fresh))
-        return epoch
-
     def _move(self, seqs: list[int], work: Work) -> None:
-        lease, outbox, event_log = self._plumbing.relay_lease, self._plumbing.outbox, self._plumbing.event_log
-        if work.db.scalar(sa.select(lease.c.epoch)) != self._epoch:
+        outbox, event_log = self._plumbing.outbox, self._plumbing.event_log
+        if not self._lease.is_held(work):
             return  # the lease went on: its new holder publishes these again, and consumers know them
         columns = [column.name for column in outbox.c]
         published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(

@@ -9,7 +9,7 @@ import asyncio
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from shared.errors import Problem
 from shared.privacy import Cipher
-from shared.storage.database import Database, is_transient
+from shared.storage.database import Database, is_race, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
@@ -35,6 +35,14 @@ TRIES = 3
 """How often a transaction is tried when the database fails it."""
 
 _LIST = "_is_list_command"
+_KEYS = "_keys_of_an_item"
+
+
+class Run(Protocol):
+    """Runs a function of a work in a transaction of its own, as `Committer.run` does."""
+
+    def __call__(self, do: Callable[[Any], T], /, *, keys: Collection[str] | None = None) -> Awaitable[T]:
+        """Returns what `do` returned, after the commit."""
 
 
 class Command(Protocol):
@@ -52,6 +60,19 @@ def list_command(command: T) -> T:
     return command
 
 
+def touches(keys: Callable[[Any], Collection[str]]) -> Callable[[T], T]:
+    """Says which ordering keys an item of a command touches, so that processes can run it side by side.
+
+    A command without this has the service's database alone while it runs.
+    """
+
+    def mark(command: T) -> T:
+        setattr(command, _KEYS, keys)
+        return command
+
+    return mark
+
+
 @dataclass(eq=False)
 class _Job:
     """Something that somebody waits for."""
@@ -63,6 +84,7 @@ class _Job:
 @dataclass(eq=False)
 class _Task(_Job):
     do: Callable[[Any], Any]
+    keys: Collection[str] | None
 
 
 @dataclass(eq=False)
@@ -106,10 +128,15 @@ class Committer(Generic[W]):
 
     # -- asking, from any event loop ---------------------------------------------------------------
 
-    async def run(self, do: Callable[[W], T], *, urgent: bool = False) -> T:
-        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits."""
+    async def run(
+        self, do: Callable[[W], T], *, urgent: bool = False, keys: Collection[str] | None = None
+    ) -> T:
+        """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits.
+
+        With `keys` other processes may write meanwhile, to other keys (`Database.write`).
+        """
         loop = asyncio.get_running_loop()
-        task = _Task(loop, loop.create_future(), do)
+        task = _Task(loop, loop.create_future(), do, keys)
         self._enqueue(self._urgent if urgent else self._tasks, task)
         result: T = await task.done
         return result
@@ -207,7 +234,7 @@ class Committer(Generic[W]):
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:
-            outcomes = self._transaction(lambda work: self._outcomes(work, calls))
+            outcomes = self._transaction(lambda work: self._outcomes(work, calls), _keys(calls))
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             if len(calls) == 1:
                 _resolve([(calls[0], error)])
@@ -219,21 +246,21 @@ class Committer(Generic[W]):
 
     def _run_task(self, task: _Task) -> None:
         try:
-            outcome = self._transaction(task.do)
+            outcome = self._transaction(task.do, task.keys)
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             outcome = error
         _resolve([(task, outcome)])
 
-    def _transaction(self, do: Callable[[W], T]) -> T:
+    def _transaction(self, do: Callable[[W], T], keys: Collection[str] | None) -> T:
         for attempt in range(1, TRIES + 1):
             try:
-                with self._database.write() as db:
+                with self._database.write(keys=keys) as db:
                     work = self._make_work(db)
                     result = do(work)
                     work.flush()
                     self._changed |= work.writes > 0
             except Exception as error:
-                if attempt == TRIES or not is_transient(error):
+                if attempt == TRIES or not (is_transient(error) or is_race(error)):
                     raise
             else:
                 return result
@@ -312,6 +339,19 @@ class Committer(Generic[W]):
                         }
                     )
         work.insert(self._plumbing.idempotency, rows)
+
+
+def _keys(calls: Sequence[_Call]) -> set[str] | None:
+    """What a group touches, its idempotency keys too; None when one of its commands does not say."""
+    keys: set[str] = set()
+    for call in calls:
+        of_item = getattr(call.command, _KEYS, None)
+        if of_item is None:
+            return None
+        keys.update(of_item(call.item))
+        if call.key:
+            keys.add(_context(call.key))
+    return keys
 
 
 def _context(key: IdempotencyKey) -> str:

@@ -1,21 +1,39 @@
 """The only place that opens a database. SQLite and PostgreSQL differ here and nowhere else."""
 
+import hashlib
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 WRITES = "writes"
 """Key in `Connection.info`: how many statements other than SELECT this connection has run."""
 
+KEYED = "keyed"
+"""Key in `Connection.info`: whether the transaction only has the keys it named, not the whole database."""
+
+_POSTGRES = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    # A process that is stopped in the middle of a transaction must not keep its locks for ever.
+    "options": "-c idle_in_transaction_session_timeout=10s -c timezone=UTC",
+}
+
 
 class Database:
     """One service's database: a writing engine for its committer, a reading one for everybody else.
+
+    Several processes may write to one PostgreSQL database. Each transaction then has it alone, as on SQLite,
+    unless it names the keys it touches: such ones run side by side, key by key one after the other. So the
+    order of commits is the order of facts per key, also with several processes.
 
     On SQLite the file is in WAL mode with `synchronous=FULL`, so that an answered commit survives a power
     cut, and a write takes the write lock at its beginning: a plain BEGIN loses read-then-write races.
@@ -27,32 +45,72 @@ class Database:
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         # Parameters may hold ciphertext or names: they never enter an error text or a log.
-        self._writer = sa.create_engine(self.url, pool_size=2, max_overflow=0, hide_parameters=True)
-        self._reader = sa.create_engine(self.url, pool_size=readers, max_overflow=0, hide_parameters=True)
+        options: dict[str, Any] = {"max_overflow": 0, "hide_parameters": True}
         if self.is_sqlite:
+            self._writer = sa.create_engine(self.url, pool_size=2, **options)
+            self._reader = sa.create_engine(self.url, pool_size=readers, **options)
             _configure_sqlite(self._writer, begin="BEGIN IMMEDIATE", query_only=False)
             _configure_sqlite(self._reader, begin="BEGIN", query_only=True)
+        else:
+            options["connect_args"] = _POSTGRES
+            self._writer = sa.create_engine(self.url, pool_size=2, **options)
+            self._reader = sa.create_engine(
+                self.url,
+                pool_size=readers,
+                pool_pre_ping=True,  # after a restart of the server a reader should not fail first
+                isolation_level="REPEATABLE READ",
+                execution_options={"postgresql_readonly": True},
+                **options,
+            )
+            for engine in (self._writer, self._reader):
+                sa.event.listen(engine, "handle_error", _without_values)
         sa.event.listen(self._writer, "before_cursor_execute", _count_write)
 
     @contextmanager
-    def write(self) -> Generator[sa.Connection]:
-        """One transaction: commits at the end of the block, rolls back on an error."""
+    def write(self, *, keys: Collection[str] | None = None) -> Generator[sa.Connection]:
+        """One transaction: commits at the end of the block, rolls back on an error.
+
+        Without `keys` no other transaction runs meanwhile, in whatever process. With `keys` (none is fine)
+        it touches only what belongs to them, or to keys that it locks later.
+        """
         with self._writer.connect() as db, db.begin():
             db.info[WRITES] = 0
+            db.info[KEYED] = keys is not None
+            if not self.is_sqlite:
+                db.exec_driver_sql(_ALONE if keys is None else _AMONG_OTHERS)
+            lock_keys(db, keys or ())
             yield db
 
     @contextmanager
     def read(self) -> Generator[sa.Connection]:
         """A snapshot to read from; it cannot write."""
         with self._reader.connect() as db, db.begin():
-            if not self.is_sqlite:
-                db.execute(sa.text("SET TRANSACTION READ ONLY"))
             yield db
 
     def close(self) -> None:
         """Gives every connection back."""
         self._writer.dispose()
         self._reader.dispose()
+
+
+_ALONE = "SELECT pg_advisory_xact_lock(0)"
+_AMONG_OTHERS = "SELECT pg_advisory_xact_lock_shared(0)"
+_KEYS = "SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key"
+
+
+def lock_keys(db: sa.Connection, keys: Collection[str]) -> None:
+    """Waits until no other transaction holds any of these keys, and holds them until the end of this one.
+
+    On SQLite there is nothing to do: a writer has the file alone. Sorted, so that two that want the same
+    keys do not wait for each other.
+    """
+    if keys and db.dialect.name != "sqlite":
+        numbers = sorted({_number_of(key) for key in keys})
+        db.exec_driver_sql(_KEYS, (numbers,))
+
+
+def _number_of(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), signed=True) or 1
 
 
 _SQLITE_PASSING = frozenset(
@@ -78,6 +136,11 @@ def is_transient(error: BaseException) -> bool:
     if code is not None:
         return code & 0xFF in _SQLITE_PASSING  # SQLite reports wrong SQL as an operational error too
     return isinstance(error, OperationalError | InterfaceError | OSError)
+
+
+def is_race(error: BaseException) -> bool:
+    """Whether another process may have inserted the same key meanwhile: tried again, the work sees it."""
+    return isinstance(error, IntegrityError) and getattr(error.orig, "sqlstate", None) == "23505"
 
 
 def upsert(
@@ -132,6 +195,14 @@ def _configure_sqlite(engine: sa.Engine, *, begin: str, query_only: bool) -> Non
     @sa.event.listens_for(engine, "begin")
     def _begin(db: sa.Connection) -> None:
         db.exec_driver_sql(begin)
+
+
+def _without_values(context: sa.engine.ExceptionContext) -> None:
+    """PostgreSQL's details quote the values of a violated key; the first line of its message names none."""
+    errors = (context.original_exception, context.sqlalchemy_exception)
+    for error in errors:
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).split("\n", 1)[0], *error.args[1:])
 
 
 def _count_write(db: sa.Connection, _cursor: Any, statement: str, *_rest: Any) -> None:

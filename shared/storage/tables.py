@@ -1,4 +1,4 @@
-"""The tables that every service carries: outbox, log, inbox, parked, audit trail, idempotency, relay's lease."""
+"""The tables that every service carries: outbox, log, inbox, parked, audit trail, idempotency, leases."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class Plumbing:
     audit: sa.Table
     audit_block: sa.Table
     idempotency: sa.Table
-    relay_lease: sa.Table
+    lease: sa.Table
 
 
 def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
@@ -111,14 +111,14 @@ def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
             sa.Column("stored_at", Instant, nullable=False),
             comment="answers to requests that carried an Idempotency-Key",
         ),
-        relay_lease=sa.Table(
-            "relay_lease",
+        lease=sa.Table(
+            "lease",
             metadata,
-            sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+            sa.Column("name", sa.String(64), primary_key=True),
             sa.Column("holder", sa.String(64), nullable=False),
             sa.Column("epoch", sa.BigInteger, nullable=False),
             sa.Column("expires_at", Instant, nullable=False),
-            comment="one row: which process publishes; it expires by wall time",
+            comment="which process publishes, and does what must not be done twice; they expire by wall time",
         ),
     )
 

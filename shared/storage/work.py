@@ -1,6 +1,6 @@
 """One transaction of a service, and all that may be written in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
 from shared.ids import new_event_ids
-from shared.storage.database import WRITES
+from shared.storage.database import KEYED, WRITES, lock_keys
 from shared.storage.tables import Plumbing
 
 
@@ -45,14 +45,23 @@ class Work:
         """How much was written so far; tells whether a refused command left something behind."""
         return int(self.db.info.get(WRITES, 0)) + len(self._outbox) + len(self._audit)
 
+    def lock(self, keys: Collection[str]) -> None:
+        """Keeps other processes away from these ordering keys until the end of this work."""
+        lock_keys(self.db, keys)
+
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts domain rows, all with the same columns, in one round trip."""
         if rows:  # an empty list would insert one row of defaults
             self.db.execute(sa.insert(table), list(rows))
 
     def emit(self, *events: Event, cause: Cause) -> None:
-        """Tells the other services, once this work has committed."""
+        """Tells the other services, once this work has committed.
+
+        A broadcast stands behind every earlier fact, so only a work that has the database alone may send one.
+        """
         for event in events:
+            if event.broadcast and self.db.info.get(KEYED):
+                raise RuntimeError(f"{event.name} is for every key: run this without naming keys")
             row = {
                 "type": event.name,
                 "subject": event.subject,

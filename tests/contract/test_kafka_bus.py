@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -16,11 +16,16 @@ from tests.support.native import Kafka
 ARRIVES_WITHIN_S = 40.0
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Waits for what the broker brings about."""
+    async with asyncio.timeout(ARRIVES_WITHIN_S):
+        while not holds():  # noqa: ASYNC110 - another process decides when
+            await asyncio.sleep(0.02)
+
+
 async def arrived(recorder: Recorder, number: int) -> None:
     """Waits until so many messages were taken."""
-    async with asyncio.timeout(ARRIVES_WITHIN_S):
-        while len(recorder.values) < number:
-            await asyncio.sleep(0.02)
+    await until(lambda: len(recorder.values) >= number)
 
 
 class TestKafkaBus(BusSuite):
@@ -44,6 +49,7 @@ class TestKafkaBus(BusSuite):
         for subscription in subscriptions:
             bus.subscribe(subscription)
         await bus.start()
+        await until(lambda: bus.connected)
         try:
             yield bus
         finally:
@@ -56,8 +62,7 @@ class TestKafkaBus(BusSuite):
         async def run() -> None:
             async with self.opened([Subscription("one", ("registry",), stuck.receive)]) as bus:
                 await bus.publish([note("a", 1)])
-                while not stuck.tries:
-                    await asyncio.sleep(0.02)
+                await until(lambda: bool(stuck.tries))
             async with self.opened([Subscription("one", ("registry",), later.receive)]) as bus:
                 await bus.publish([note("a", 2)])
                 await arrived(later, 2)
@@ -83,9 +88,7 @@ class TestKafkaBus(BusSuite):
                 async with self.opened([subscription]) as second:
                     for number in range(10, 30):
                         await second.publish([note(key, number) for key in keys])
-                    async with asyncio.timeout(ARRIVES_WITHIN_S):
-                        while len(set(order)) < 600:
-                            await asyncio.sleep(0.02)
+                    await until(lambda: len(set(order)) == 600)
 
         asyncio.run(run())
         for key in keys:

@@ -8,8 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
-from services.all_in_one import DEMO_START, DataFolderInUse, Suite
+from services.all_in_one import DataFolderInUse, Suite
 from services.cli import TABLES
+from services.demo_clock import DEMO_START
 from shared.clock import FrozenClock
 from shared.storage.database import Database
 from shared.storage.migrations import differences, upgrade

@@ -10,7 +10,8 @@ from urllib.parse import urljoin
 import httpx
 import pytest
 
-from services.all_in_one import DEMO_START, Suite
+from services.all_in_one import Suite
+from services.demo_clock import DEMO_START
 from shared.clock import FrozenClock
 from tests.support.pages import (
     BATCH,

@@ -10,7 +10,8 @@ import pytest
 from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS
 from shared.messaging.bus import Message, Subscription
-from shared.messaging.relay import LEASE, Relay
+from shared.messaging.relay import Relay
+from shared.storage.lease import LEASE
 from shared.storage.work import Work
 from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, Put, ValueSet, put_values
 

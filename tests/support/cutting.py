@@ -9,7 +9,7 @@ import itertools
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class World:
             on_released=self.on_released,
         )
 
-    async def run(self, do: Callable[[Any], Any]) -> Any:
+    async def run(self, do: Callable[[Any], Any], *, keys: Collection[str] | None = None) -> Any:
         """Runs `do(work)` in a transaction of its own, as the committer would."""
         with self.database.write() as db:
             work = self.make_work(db)
@@ -68,7 +68,7 @@ class World:
         found: dict[str, Any] = {}
         with self.database.read() as db:
             for table in self.metadata.sorted_tables:
-                if table in (self.plumbing.relay_lease, self.plumbing.inbox):
+                if table in (self.plumbing.lease, self.plumbing.inbox):
                     continue
                 ordered = table in (self.plumbing.outbox, self.plumbing.parked)
                 rows = db.execute(

@@ -71,7 +71,7 @@ class Native:
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill -9: no chance to put anything right."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -98,8 +98,10 @@ class Postgres(Native):
                     part.chmod(part.stat().st_mode | 0o011)
             shutil.chown(folder, "postgres")
         subprocess.run(
-            [*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"]
-            + ["--no-sync", "--encoding=UTF8", "--locale=C"],
+            [
+                *(*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"),
+                *("--no-sync", "--encoding=UTF8", "--locale=C"),
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )

@@ -14,7 +14,8 @@ from typing import Any, Self
 
 import httpx
 
-from services.all_in_one import DEMO_START, LEDGER, Suite
+from services.all_in_one import LEDGER, Suite
+from services.demo_clock import DEMO_START
 from shared.auth import LocalIssuer, department_scopes
 from shared.clock import FrozenClock
 from shared.messaging.bus import Message

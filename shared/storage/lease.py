@@ -1,0 +1,53 @@
+"""A right that one process at a time holds: to publish a service's facts, or to do what must not be done twice.
+
+It expires by wall time, so that a dead or stopped holder loses it, and has an epoch, so that a holder that
+comes back sees that it went on.
+"""
+
+from datetime import timedelta
+
+import sqlalchemy as sa
+
+from shared.storage.tables import Plumbing
+from shared.storage.work import Work
+
+LEASE = timedelta(seconds=10)
+
+
+class Lease:
+    """One named right of a service, as one process (`holder`) sees it."""
+
+    def __init__(self, plumbing: Plumbing, name: str, holder: str) -> None:
+        self._table = plumbing.lease
+        self._name = name
+        self._holder = holder
+        self._epoch: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The ordering key of the works that take or check it."""
+        return f"lease:{self._name}"
+
+    def take(self, work: Work) -> bool:
+        """Takes it, or keeps it for longer; False while another process has it."""
+        table, mine = self._table, self._table.c.name == self._name
+        found = work.db.execute(sa.select(table).where(mine)).first()
+        fresh = {"holder": self._holder, "expires_at": work.wall + LEASE}
+        if found is None:
+            work.insert(table, [{"name": self._name, "epoch": 1, **fresh}])
+            self._epoch = 1
+        elif found.holder == self._holder and found.epoch == self._epoch:
+            if found.expires_at - work.wall < LEASE / 2:
+                work.db.execute(sa.update(table).where(mine).values(**fresh))
+        elif found.expires_at > work.wall and found.holder != self._holder:
+            self._epoch = None
+        else:
+            self._epoch = int(found.epoch) + 1
+            work.db.execute(sa.update(table).where(mine).values(epoch=self._epoch, **fresh))
+        return self._epoch is not None
+
+    def is_held(self, work: Work) -> bool:
+        """Whether nobody has taken it since."""
+        table = self._table
+        epoch = work.db.scalar(sa.select(table.c.epoch).where(table.c.name == self._name))
+        return self._epoch is not None and epoch == self._epoch
