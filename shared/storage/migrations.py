@@ -31,7 +31,7 @@ def upgrade() -> None:
 
 def upgrade(database: Database, migrations: Path) -> None:
     """Brings the schema to the newest revision in `migrations`, in one transaction."""
-    with database.write() as db:
+    with database.write() as db:  # alone: processes that start together take turns
         command.upgrade(_config(migrations, db), "head")
 
 

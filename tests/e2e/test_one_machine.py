@@ -17,8 +17,8 @@ from services.dashboards import MAIN_JOB, SERVICES, Panel
 from shared.clock import ZONE
 from shared.messaging.bus import Message, partition_of
 from shared.messaging.kafka import KafkaBus
+from tests.support.compose import PROMETHEUS, Composed, read_yaml, required
 from tests.support.native import Prometheus, wait_until
-from tests.support.stack import PROMETHEUS, Stack, read_yaml, required
 
 SECRETS = {
     "POSTGRES_PASSWORD": "onlyfortests",
@@ -54,7 +54,7 @@ Figures = Mapping[str, Mapping[str, float]]
 class Story:
     """What the departments and the operators of the test do."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Composed) -> None:
         self.stack = stack
         self._token = token_minter(stack.suite)
 
@@ -112,9 +112,9 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Composed]:
     assert sorted(SECRETS) == sorted(required())
-    running = Stack(Path(tmp_path_factory.mktemp("stack")), {**SECRETS, **CHOICES})
+    running = Composed(Path(tmp_path_factory.mktemp("stack")), {**SECRETS, **CHOICES})
     try:
         running.start()
         yield running
@@ -130,7 +130,7 @@ def figures(prometheus: Prometheus) -> dict[str, Figures]:
     }
 
 
-def test_a_story_shows_on_every_panel(stack: Stack) -> None:
+def test_a_story_shows_on_every_panel(stack: Composed) -> None:
     """Each panel of the main job has data and moves; every query and alert rule asks for what exists."""
     prometheus = stack.watch("1s")
 
@@ -186,14 +186,14 @@ def test_a_story_shows_on_every_panel(stack: Stack) -> None:
     watched_names(prometheus)
 
 
-def stopped_intake(stack: Stack, service: str) -> Any:
+def stopped_intake(stack: Composed, service: str) -> Any:
     """While it lasts, a service can't take messages in: its inbox is locked."""
     connection = psycopg.connect(stack.postgres.dsn(service))
     connection.execute("LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE")
     return connection
 
 
-async def poison(stack: Stack) -> None:
+async def poison(stack: Composed) -> None:
     """Publishes a message with registry's name that matching can't take in."""
     bus = KafkaBus(stack.addresses["kafka:9092"], prefix="yingbao.")
     envelope = {

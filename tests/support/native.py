@@ -50,15 +50,24 @@ class Native:
 
     def start(self) -> None:
         """Starts it on the same files and waits until it answers."""
+        self.launch()
+        try:
+            self.wait_until_up()
+        except RuntimeError:
+            self.stop()
+            raise
+
+    def launch(self) -> None:
+        """Starts it on the same files."""
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdout=log, stderr=log, env=self.environment(), start_new_session=True
             )
-        try:
-            wait_until(self.answers, f"{self.folder.name} is up", alive=lambda: self.process.poll() is None)
-        except RuntimeError:
-            self.stop()
-            raise
+
+    def wait_until_up(self) -> None:
+        """Waits until it answers."""
+        what = f"{self.folder.name} is up; see {self.folder / 'server.log'}"
+        wait_until(self.answers, what, alive=lambda: self.process.poll() is None)
 
     def command(self) -> Sequence[str]:
         """What is run."""

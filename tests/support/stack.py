@@ -1,160 +1,186 @@
-"""The one-machine stack without a container engine: docker-compose.yml read as an engine reads it.
+"""The suite as a city runs it, on this machine: PostgreSQL, Kafka, and each service in processes of its own."""
 
-A container's own network and volumes are all that is replaced, by the two tables of `Stack`.
-"""
-
+import asyncio
 import os
-import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import httpx
-from ruamel.yaml import YAML
 
-from tests.support.native import Kafka, Native, Postgres, Prometheus, free_port, started
+from services.demo_clock import DEMO_START
+from shared.auth import LocalIssuer, department_scopes
+from shared.clock import SimulatedClock, SystemClock
+from shared.events.catalogue import TOPICS
+from shared.messaging.kafka import create_topics
+from tests.support.native import ROOT, Native
 
-ROOT = Path(__file__).parents[2]
-COMPOSE = ROOT / "docker-compose.yml"
-EXAMPLE = ROOT / ".env.example"
-PROMETHEUS = ROOT / "deploy" / "prometheus"
-
-EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a container listens on
 SERVICES = ("registry", "matching", "notify", "targets")
-
-
-def read_yaml(file: Path) -> Any:
-    """A YAML file, aliases and merge keys resolved."""
-    return YAML(typ="safe", pure=True).load(file)
-
-
-def required() -> list[str]:
-    """What .env.example leaves to be filled in."""
-    return re.findall(r"^([A-Z0-9_]+)=$", EXAMPLE.read_text("utf-8"), re.MULTILINE)
-
-
-def interpolated(value: Any, told: Mapping[str, str]) -> str:
-    """A value of the compose file with its variables put in: `${A:-b}`, `${A:?}`, `${A:+b}`."""
-
-    def put_in(match: re.Match[str]) -> str:
-        name, kind, other = match.groups()
-        known = told.get(name, "")
-        if kind == "?" and not known:
-            raise ValueError(f"{name} has to be set")
-        return (other if known else "") if kind == "+" else known or (other if kind == "-" else "")
-
-    return re.sub(r"\$\{([A-Z0-9_]+):([-?+])([^}]*)\}", put_in, str(value))
+SECRET = "only-for-tests-0123456789"
+WECHAT = {
+    "WECHAT_SECRET": SECRET,
+    "WECHAT_TOKEN": "token0123456789",
+    "WECHAT_AES_KEY": "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG",
+}
 
 
 class Process(Native):
-    """A container's command as a process."""
+    """One process of the suite. `port` stays the same through all its lives."""
 
-    def __init__(self, folder: Path, arguments: Sequence[str], environ: Mapping[str, str], url: str) -> None:
+    def __init__(self, folder: Path, name: str, environment: Mapping[str, str], role: str = "all") -> None:
         super().__init__(folder)
-        self._arguments = arguments
-        self._environ = environ
-        self._url = url
+        self.name, self.role = name, role
+        self.settings = dict(environment)
+        self.health = "/messages" if name == "sandbox" else "/health/ready"
+
+    @property
+    def url(self) -> str:
+        """Where it answers."""
+        return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "services.cli", *self._arguments]
+        role = [] if self.name == "sandbox" else ["--role", self.role]
+        return [sys.executable, "-m", "services.cli", "serve", self.name, *role, "--port", str(self.port)]
 
     def environment(self) -> dict[str, str]:
-        return {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **self._environ}
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("YINGBAO_")}
+        return {**plain, "PYTHONPATH": str(ROOT), **self.settings}
 
     def answers(self) -> bool:
-        try:
-            return httpx.get(self._url).is_success
-        except httpx.TransportError:
-            return False
+        with suppress(httpx.TransportError):
+            return httpx.get(self.url + self.health, timeout=2).is_success
+        return False
+
+
+class Routed(httpx.BaseTransport):
+    """One address for all processes: the first part of the path chooses, as it does in the embedded suite."""
+
+    def __init__(self, urls: Mapping[str, str], otherwise: str) -> None:
+        self._urls = {name: httpx.URL(url) for name, url in urls.items()}
+        self._otherwise = self._urls[otherwise]
+        self._inside = httpx.HTTPTransport()
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        first, _, rest = request.url.path.lstrip("/").partition("/")
+        if first in self._urls:
+            query = request.url.query
+            target = self._urls[first].copy_with(
+                raw_path=b"/" + rest.encode() + (b"?" + query if query else b"")
+            )
+        else:
+            target = self._otherwise.copy_with(raw_path=request.url.raw_path)
+        request.url = target
+        return self._inside.handle_request(request)
+
+    def close(self) -> None:
+        self._inside.close()
 
 
 class Stack:
-    """The stack's processes. `told` is the .env file."""
+    """All processes of a suite on given servers; use as a context manager.
 
-    def __init__(self, folder: Path, told: Mapping[str, str]) -> None:
-        self._folder = folder
-        self._told = told
-        self._services = read_yaml(COMPOSE)["services"]
-        self.postgres = Postgres(folder / "postgres")
-        self.addresses = {
-            "postgres:5432": f"127.0.0.1:{self.postgres.port}",
-            **{
-                f"{name}:{port}": f"127.0.0.1:{free_port()}"
-                for name, port in (
-                    ("kafka", 9092),
-                    ("kafka", 9093),
-                    *((s, 8000) for s in (*SERVICES, "sandbox")),
-                )
-            },
-        }
-        """Where each address of the stack's network is."""
-        self.suite = self._volume("suite")
-        self.running: dict[str, Native] = {}
+    `databases` are SQLAlchemy URLs by service. `roles` names the processes of each service; one of each
+    that does everything, unless told otherwise.
+    """
 
-    def start(self) -> None:
-        """Starts everything in the order in which the containers depend on each other."""
-        self.running["postgres"] = started(self.postgres)
-        script = ROOT / "deploy" / "postgres" / "databases.sql"
-        psql = ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(script), self.postgres.dsn("postgres")]
-        subprocess.run(psql, check=True)
-        self.running["kafka"] = self.kafka = started(Kafka(self._folder / "kafka", self._kafka_settings()))
-        topics = Process(self._folder / "topics", self._command("topics"), self._environ("topics"), "")
-        subprocess.run(topics.command(), env=topics.environment(), check=True)
-        for name in (*SERVICES, "sandbox"):
-            path = "quiet" if name == "sandbox" else "health/ready"
-            process = Process(
-                self._folder / name, self._command(name), self._environ(name), f"{self.url(name)}/{path}"
-            )
-            self.running[name] = started(process)
-
-    def watch(self, scrape_interval: str) -> Prometheus:
-        """Starts Prometheus on the stack's own files, at a pace of the test's choice."""
-        folder = self._folder / "prometheus"
-        folder.mkdir()
-        config = self._moved((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
-        (folder / "prometheus.yml").write_text(config.replace("15s", scrape_interval))
-        (folder / "alerts.yml").write_bytes((PROMETHEUS / "alerts.yml").read_bytes())
-        watching = started(Prometheus(folder, folder / "prometheus.yml"))
-        self.running["prometheus"] = watching
-        return watching  # type: ignore[no-any-return]
-
-    def stop(self) -> None:
-        """Ends what runs, the last one first."""
-        for native in reversed(self.running.values()):
-            native.stop()
-
-    def url(self, name: str) -> str:
-        """Where a service answers."""
-        return f"http://{self.addresses[f'{name}:8000']}"
-
-    def _environ(self, name: str) -> dict[str, str]:
-        declared = self._services[name]["environment"]
-        return {key: self._moved(interpolated(value, self._told), name) for key, value in declared.items()}
-
-    def _command(self, name: str) -> list[str]:
-        host, _, port = self.addresses.get(f"{name}:8000", "").partition(":")
-        return [{EVERYWHERE: host, "8000": port}.get(part, part) for part in self._services[name]["command"]]
-
-    def _kafka_settings(self) -> dict[str, str]:
-        """As the image makes them of its environment: KAFKA_NODE_ID is node.id."""
-        names = {key: key.removeprefix("KAFKA_").lower().replace("_", ".") for key in self._environ("kafka")}
-        return {names[key]: value for key, value in self._environ("kafka").items()}
-
-    def _moved(self, text: str, name: str = "") -> str:
-        """A text with addresses and volumes where they are here."""
-        for there, here in self.addresses.items():
-            text = text.replace(there, here)
-            if name and there.startswith(f"{name}:"):
-                text = text.replace(there.replace(name, EVERYWHERE, 1), here)
-        for volume in self._services.get(name, {}).get("volumes", ()):
-            source, _, target = volume.partition(":")
-            if not source.startswith("."):
-                text = re.sub(rf"^{target}(?=/|$)", str(self._volume(source)), text)
-        return text
-
-    def _volume(self, name: str) -> Path:
-        folder = self._folder / "volumes" / name
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        databases: Mapping[str, str],
+        kafka: str,
+        prefix: str = "yingbao.",
+        demo: bool = True,
+        roles: Mapping[str, Sequence[str]] | None = None,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        self._kafka, self._prefix = kafka, prefix
+        clock = folder / "clock.json"
+        if demo:
+            SimulatedClock(clock, start=DEMO_START)  # makes the file
+        common = {
+            "YINGBAO_KAFKA": kafka,
+            "YINGBAO_KAFKA_PREFIX": prefix,
+            "YINGBAO_LOG_LEVEL": "INFO",
+            **({"YINGBAO_CLOCK_FILE": str(clock)} if demo else {}),
+            **(more or {}),
+        }
+        self.sandbox = Process(folder / "sandbox", "sandbox", {})
+        self.processes: dict[str, list[Process]] = {}
+        for name in SERVICES:
+            own = {
+                "DATABASE_URL": databases[name],
+                "DATA_DIR": str(folder),
+                "DEMO": str(demo).lower(),
+            }
+            settings = {**common, **{f"YINGBAO_{name.upper()}_{key}": value for key, value in own.items()}}
+            self.processes[name] = [
+                Process(folder / f"{name}-{number}", name, settings, role)
+                for number, role in enumerate((roles or {}).get(name, ("all",)), 1)
+            ]
+        front = {name: self.front(name) for name in SERVICES}
+        for process in self.processes["notify"]:
+            process.settings |= {
+                f"YINGBAO_NOTIFY_{key}": value
+                for key, value in {
+                    "REGISTRY_URL": front["registry"].url,
+                    "CARRIER_URL": f"{self.sandbox.url}/yunmas",
+                    "CARRIER_SECRET_KEY": SECRET,
+                    "RECEIPTS_SECRET": SECRET,
+                    "WECHAT_URL": f"{self.sandbox.url}/wechat",
+                    **WECHAT,
+                }.items()
+            }
+        self.sandbox.settings |= {
+            f"YINGBAO_SANDBOX_{key}": value
+            for key, value in {
+                "SECRET_KEY": SECRET,
+                "CALLBACK_URL": f"{front['notify'].url}/v1/receipts/sandbox/{SECRET}",
+                "FILE": str(folder / "sandbox.db"),
+                **({"CLOCK_FILE": str(clock)} if demo else {}),
+                **WECHAT,
+                "WECHAT_CALLBACK_URL": f"{front['notify'].url}/v1/wechat",
+            }.items()
+        }
+        self._stack = ExitStack()
+
+    @property
+    def all(self) -> list[Process]:
+        """Every process."""
+        return [self.sandbox, *(process for of_name in self.processes.values() for process in of_name)]
+
+    def front(self, name: str) -> Process:
+        """The process that answers requests to a service."""
+        return next(process for process in self.processes[name] if process.role != "worker")
+
+    def worker(self, name: str) -> Process:
+        """A process that does what nobody asks for."""
+        return next(process for process in self.processes[name] if process.role != "api")
+
+    def transport(self) -> httpx.BaseTransport:
+        """For a client that speaks to the suite as if it were one."""
+        urls = {name: self.front(name).url for name in SERVICES}
+        return Routed({**urls, "sandbox": self.sandbox.url}, otherwise="registry")
+
+    def token(self, department: str) -> str:
+        """A bearer token of the suite's own issuer."""
+        issuer = LocalIssuer(self.folder / "issuer.jwk", SystemClock())
+        return issuer.token(department, department=department, scopes=department_scopes(department))
+
+    def __enter__(self) -> Self:
+        asyncio.run(create_topics(self._kafka, TOPICS, prefix=self._prefix))
+        with ExitStack() as starting:
+            for process in self.all:
+                process.launch()
+                starting.callback(process.stop)
+            for process in self.all:
+                process.wait_until_up()
+            self._stack = starting.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()

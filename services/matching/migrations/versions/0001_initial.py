@@ -96,7 +96,7 @@ def upgrade() -> None:
         sa.Column(
             "released",
             sa.Boolean(),
-            server_default=sa.text("0"),
+            server_default=sa.false(),
             nullable=False,
             comment="a person let it out of the stock",
         ),
@@ -235,7 +235,7 @@ def upgrade() -> None:
         sa.Column(
             "messaged",
             sa.Boolean(),
-            server_default=sa.text("0"),
+            server_default=sa.false(),
             nullable=False,
             comment="a message of this episode was handed over",
         ),

@@ -219,7 +219,7 @@ def upgrade() -> None:
         sa.Column("ended_at", Instant(), nullable=True),
         sa.Column("channel", sa.String(length=8), nullable=True, comment="what took it last"),
         sa.Column(
-            "sms_only", sa.Boolean(), server_default=sa.text("0"), nullable=False, comment="WeChat is through"
+            "sms_only", sa.Boolean(), server_default=sa.false(), nullable=False, comment="WeChat is through"
         ),
         sa.Column(
             "corrects",
