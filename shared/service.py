@@ -63,7 +63,7 @@ SEAL_SECONDS = 0.5
 MEASURE_SHARE = 0.05
 """Most of a scraper's time that goes into counting in the database; meanwhile it gets the last figures again."""
 
-LAG_WITHIN_SECONDS = 3.0
+LAG_WITHIN_SECONDS = 1.0
 """How long a scrape waits for the broker to say how far the consumer is behind."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
