@@ -13,12 +13,12 @@ import psycopg
 import pytest
 
 from services.cli import token_minter
-from services.dashboards import MAIN_JOB, SERVICES, Panel
+from services.dashboards import DASHBOARDS, MAIN_JOB
 from shared.clock import ZONE
 from shared.identifiers import org_code_check_char, uscc_check_char
 from shared.messaging.bus import Message, partition_of
 from shared.messaging.kafka import KafkaBus
-from tests.support.compose import PROMETHEUS, Composed, read_yaml, required
+from tests.support.compose import PROMETHEUS, ROOT, SERVICES, Composed, read_yaml, required
 from tests.support.native import Prometheus, wait_until
 
 SECRETS = {
@@ -47,7 +47,9 @@ def invented_code(number: int) -> str:
     return first17 + uscc_check_char(first17)
 
 
-OVERDUE, RUNNING, ENROLS, POISONED, LATE = map(invented_code, range(5))
+OVERDUE, RUNNING, ENROLS, POISONED, LATE, UNHEARD = map(invented_code, range(6))
+
+RUNBOOK = ROOT / "docs" / "operations.md"
 
 Figures = Mapping[str, Mapping[str, float]]
 
@@ -222,7 +224,8 @@ async def poison(stack: Composed) -> None:
 def watched_names(prometheus: Prometheus) -> None:
     """Every query of the dashboards and every alert rule is understood, and asks for figures that exist."""
     alerts = [rule for group in read_yaml(PROMETHEUS / "alerts.yml")["groups"] for rule in group["rules"]]
-    asked = [query.expr for panel in every_panel() for query in panel.queries]
+    panels = [panel for dashboard in DASHBOARDS for panel in dashboard.panels]
+    asked = [query.expr for panel in panels for query in panel.queries]
     asked += [rule["expr"] for rule in alerts]
     for expr in asked:
         prometheus.query(expr)
@@ -233,6 +236,54 @@ def watched_names(prometheus: Prometheus) -> None:
     assert names <= prometheus.names(), names - prometheus.names()
 
 
-def every_panel() -> Iterator[Panel]:
-    """The panels of all dashboards."""
-    yield from (*MAIN_JOB.panels, *SERVICES.panels)
+def test_what_a_lost_broker_had_is_published_again(stack: Composed) -> None:
+    """As docs/operations.md says, in its own words: facts nobody had read yet are read after all."""
+    (again,) = re.findall(r"```sql\n(.*?)```", RUNBOOK.read_text("utf-8"), re.DOTALL)
+    story = Story(stack)
+    stack.new_broker()
+    for name in SERVICES:
+        stack.running[name].stop()
+        stack.running[name].start()
+    wait_until(lambda: story.clock(LATE) == "running", "what waited in the outbox is heard of")
+    with stopped_intake(stack, "matching"):
+        story.register(UNHEARD, "2026-01-05")
+        wait_until(lambda: stored(stack, "registry", "outbox") == 0, "it is published")
+        for name in SERVICES:
+            stack.running[name].kill()
+    stack.new_broker()
+    for name in SERVICES:
+        with psycopg.connect(stack.postgres.dsn(name), autocommit=True) as db:
+            db.execute(again)
+    clocks = stored(stack, "matching", "clock")
+    for name in SERVICES:
+        stack.running[name].start()
+    wait_until(lambda: story.clock(UNHEARD) == "running", "what was lost is heard of")
+    wait_until(lambda: story.ask("matching", "GET", "/demo/quiet")["quiet"], "everything is read")
+    assert stored(stack, "matching", "clock") == clocks + 1
+    assert story.notices(OVERDUE) == ["delivered"]
+
+
+def test_the_operators_commands_do_what_the_manual_says(stack: Composed) -> None:
+    """Each `docker compose run --rm tools …` of it ends well; a parked key is listed and sent again."""
+    commands = re.findall(r"docker compose run --rm tools ([^`)\n]+)", RUNBOOK.read_text("utf-8"))
+    tools = stack.environ("tools")["YINGBAO_CLOCK_FILE"].removesuffix("/clock.json")
+    told = {
+        command: stack.run("tools", *command.replace("/suite", tools).split())
+        for command in dict.fromkeys(commands)
+    }
+    assert "matching: whole" in told["audit verify --data /suite"]
+    token = told["token --department OPS --data /suite"].strip()
+    client = httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=stack.url("matching"))
+    with client:
+        (parked,) = client.get("/v1/parked").json()["items"]
+        assert (parked["topic"], parked["subject"]) == ("registry", POISONED)
+        key = {"topic": parked["topic"], "subject": parked["subject"]}
+        assert client.post("/v1/parked/redrive", json=key).json() == {"handled": 0}
+        assert client.get("/v1/parked").json()["items"][0]["attempts"] == 2
+
+
+def stored(stack: Composed, service: str, table: str) -> int:
+    """How many rows a table has."""
+    with psycopg.connect(stack.postgres.dsn(service)) as db:
+        (number,) = db.execute(f"SELECT count(*) FROM {table}").fetchone() or (0,)  # noqa: S608 - our own names
+    return int(number)

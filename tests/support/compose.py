@@ -5,6 +5,7 @@ A container's own network and volumes are all that is replaced, by the two table
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -100,12 +101,11 @@ class Composed:
         psql = ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(script), self.postgres.dsn("postgres")]
         subprocess.run(psql, check=True)
         self.running["kafka"] = self.kafka = started(Kafka(self._folder / "kafka", self._kafka_settings()))
-        topics = Container(self._folder / "topics", self._command("topics"), self._environ("topics"), "")
-        subprocess.run(topics.command(), env=topics.environment(), check=True)
+        self.run("topics", *self._services["topics"]["command"])
         for name in (*SERVICES, "sandbox"):
             path = "quiet" if name == "sandbox" else "health/ready"
             container = Container(
-                self._folder / name, self._command(name), self._environ(name), f"{self.url(name)}/{path}"
+                self._folder / name, self._command(name), self.environ(name), f"{self.url(name)}/{path}"
             )
             container.launch()
             self.running[name] = container
@@ -113,6 +113,22 @@ class Composed:
                 container.wait_until_up()
         for name in (*SERVICES, "sandbox"):
             self.running[name].wait_until_up()
+
+    def run(self, name: str, *command: str) -> str:
+        """What a command prints in a container of its own, with the environment of a service; it must succeed."""
+        container = Container(self._folder / name, command, self.environ(name), "")
+        done = subprocess.run(
+            container.command(), env=container.environment(), check=True, stdout=subprocess.PIPE, text=True
+        )
+        return done.stdout
+
+    def new_broker(self) -> None:
+        """The broker as it is after the loss of its volume, with its topics."""
+        self.kafka.stop()
+        shutil.rmtree(self._folder / "kafka")
+        shutil.rmtree(self._volume("kafka"))
+        self.running["kafka"] = self.kafka = started(Kafka(self._folder / "kafka", self._kafka_settings()))
+        self.run("topics", *self._services["topics"]["command"])
 
     def watch(self, scrape_interval: str) -> Prometheus:
         """Starts Prometheus on the stack's own files, at a pace of the test's choice."""
@@ -134,7 +150,8 @@ class Composed:
         """Where a service answers."""
         return f"http://{self.addresses[f'{name}:8000']}"
 
-    def _environ(self, name: str) -> dict[str, str]:
+    def environ(self, name: str) -> dict[str, str]:
+        """The environment of a service of the compose file, as it is here."""
         declared = self._services[name]["environment"]
         return {key: self._moved(interpolated(value, self._told), name) for key, value in declared.items()}
 
@@ -144,8 +161,8 @@ class Composed:
 
     def _kafka_settings(self) -> dict[str, str]:
         """As the image makes them of its environment: KAFKA_NODE_ID is node.id."""
-        names = {key: key.removeprefix("KAFKA_").lower().replace("_", ".") for key in self._environ("kafka")}
-        return {names[key]: value for key, value in self._environ("kafka").items()}
+        names = {key: key.removeprefix("KAFKA_").lower().replace("_", ".") for key in self.environ("kafka")}
+        return {names[key]: value for key, value in self.environ("kafka").items()}
 
     def _moved(self, text: str, name: str = "") -> str:
         """A text with addresses and volumes where they are here."""
