@@ -106,3 +106,5 @@ def configure(service: str, *, level: str = "INFO", stream: Any = None) -> None:
         logging.getLogger(name).setLevel(logging.NOTSET)
         logging.getLogger(name).propagate = name != "uvicorn.access"
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it would log whole addresses, secret paths too
+    # While a broker is away its client complains many times a second; our own loops say it once per try.
+    logging.getLogger("aiokafka").setLevel(logging.DEBUG if level.upper() == "DEBUG" else logging.CRITICAL)

@@ -271,6 +271,7 @@ class Service(Generic[W]):
         """Whether nothing is due or in flight here, and the instant of the next thing that is scheduled."""
         if not self.core.committer.idle:
             return False, None
+        self.core.wake()  # another process may have moved the clock, or committed something
         if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
             return False, None
         now = self.core.clock.now()

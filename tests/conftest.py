@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.native import Kafka, Postgres, started
+from tests.support.probe import Probe
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +23,14 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     server = started(Kafka(Path(tmp_path_factory.mktemp("kafka"))))
     yield server
     server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def probe(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Probe]:
+    """A small service with a running committer, on each database."""
+    url = request.getfixturevalue("postgres").new_database() if request.param == "postgresql" else None
+    probe = Probe(tmp_path, url=url)
+    probe.committer.start()
+    yield probe
+    probe.committer.stop()
+    probe.database.close()

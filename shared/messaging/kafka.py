@@ -25,13 +25,17 @@ BATCH_BYTES = 256 * 1024
 """Most that one request carries to a partition; a message has to fit."""
 
 POLL_MS = 200
+BACKOFF_MS = 500
 REQUEST_MS = 10_000
 """How long a request may take; a broker that takes longer is tried anew."""
+
+PUBLISH_SECONDS = 8.0
+"""How long publishing may take: less than the relay's lease, and idempotent clients try for ever."""
 
 STOP_SECONDS = 3.0
 """How long a client may take to say goodbye."""
 
-RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
+RETRY_SECONDS = (0.05, 0.2, 1.0, 2.0)
 """Waits between deliveries of the same messages; the last one repeats."""
 
 RETENTION_DAYS = 35
@@ -67,13 +71,14 @@ class KafkaBus:
             raise ConnectionError("the broker is away")
         places = groupby(sorted(messages, key=_place), key=_place)  # stable: order per partition stays
         try:
-            await asyncio.gather(
-                *(
-                    self._publish_to(self._producer, topic, partition, list(part))
-                    for (topic, partition), part in places
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                await asyncio.gather(
+                    *(
+                        self._publish_to(self._producer, topic, partition, list(part))
+                        for (topic, partition), part in places
+                    )
                 )
-            )
-        except KafkaError as error:
+        except (KafkaError, TimeoutError) as error:
             # What is in doubt is published again, by a producer that does not carry on with the old batches.
             await self._reconnect()
             raise ConnectionError(f"the broker did not take the messages: {type(error).__name__}") from error
@@ -102,6 +107,7 @@ class KafkaBus:
             enable_idempotence=True,
             max_batch_size=BATCH_BYTES,
             request_timeout_ms=REQUEST_MS,
+            retry_backoff_ms=BACKOFF_MS,
         )
         await _until_up(producer)
         self._producer = producer
@@ -113,10 +119,15 @@ class KafkaBus:
 
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await producer.stop()
+        if producer is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await producer.stop()
+        except (KafkaError, TimeoutError):
+            # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
+            await producer._sender.close()  # noqa: SLF001
+            await producer.client.close()
 
     async def _publish_to(
         self, producer: AIOKafkaProducer, topic: str, partition: int, messages: Sequence[Message]
@@ -145,6 +156,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._turn = asyncio.Lock()
         self._revoking = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
+        self._watch: AIOKafkaConsumer | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -176,13 +188,13 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             for partition in range(PARTITIONS)
         ]
         try:
-            ends = await consumer.end_offsets(places)
-            taken = {place: await consumer.committed(place) or 0 for place in places}
+            ends = await (await self._watching()).end_offsets(places)
+            taken = await asyncio.gather(*(consumer.committed(place) for place in places))
         except KafkaError as error:
             raise ConnectionError(f"the broker does not answer: {type(error).__name__}") from error
         waiting = dict.fromkeys(self._subscription.topics, 0)
-        for place in places:
-            waiting[place.topic.removeprefix(self._prefix)] += max(ends[place] - taken[place], 0)
+        for place, offset in zip(places, taken, strict=True):
+            waiting[place.topic.removeprefix(self._prefix)] += max(ends[place] - (offset or 0), 0)
         return waiting
 
     async def _join(self) -> AIOKafkaConsumer:
@@ -193,18 +205,27 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             auto_offset_reset="earliest",
             max_poll_interval_ms=600_000,
             request_timeout_ms=REQUEST_MS,
+            retry_backoff_ms=BACKOFF_MS,
         )
         consumer.subscribe([self._prefix + topic for topic in self._subscription.topics], listener=self)
         await _until_up(consumer)
         self._consumer = consumer
         return consumer
 
+    async def _watching(self) -> AIOKafkaConsumer:
+        """A connection that no long fetch stands before."""
+        if self._watch is None:
+            watch = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, request_timeout_ms=REQUEST_MS)
+            await watch.start()
+            self._watch = watch
+        return self._watch
+
     async def _leave(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            with contextlib.suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await consumer.stop()
+        clients = [client for client in (self._consumer, self._watch) if client is not None]
+        self._consumer = self._watch = None
+        with contextlib.suppress(KafkaError, TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(client.stop() for client in clients))
 
     async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         """Partitions go to another instance: first the batch under way is finished, or given up."""
@@ -271,15 +292,22 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
 async def _until_up(client: Any) -> None:
     """Starts a producer or consumer, for as long as it takes."""
     failures = 0
-    while True:
-        try:
-            await client.start()
-        except KafkaError as error:
-            log.warning("bus_away", error=type(error).__name__, failures=failures)
+    try:
+        while not await _starts(client, failures):
             await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
-        else:
-            return
+    except asyncio.CancelledError:
+        await client.stop()  # what it has opened meanwhile
+        raise
+
+
+async def _starts(client: Any, failures: int) -> bool:
+    try:
+        await client.start()
+    except KafkaError as error:
+        log.warning("bus_away", error=type(error).__name__, failures=failures)
+        return False
+    return True
 
 
 async def create_topics(

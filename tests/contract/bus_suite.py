@@ -1,7 +1,7 @@
 """What every bus promises; the same tests run on each adapter. A subclass provides `open_bus`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -138,3 +138,20 @@ class BusSuite:
         taken = [message for batch in batches for message in batch]
         assert all(message.partition == partition_of(message.key) for message in taken)
         assert {message.partition for message in taken} == set(range(PARTITIONS))
+
+    def test_the_lag_of_a_consumer_is_what_it_has_not_taken(self) -> None:
+        """It falls to nothing, per topic; of a consumer that nobody subscribed nothing is said."""
+        seen = Recorder()
+
+        async def use(bus: Bus) -> None:
+            assert bus.connected
+            await bus.publish([note("a", n) for n in range(5)])
+            await self.arrived(seen, 5)
+            await self.eventually(lambda: bus.lag("one"), {"notify": 0, "registry": 0})
+            assert await bus.lag("other") == {}
+
+        self.run([Subscription("one", ("notify", "registry"), seen.receive)], use)
+
+    async def eventually(self, ask: Callable[[], Awaitable[Any]], expected: Any) -> None:
+        """Waits until the answer is the expected one; the in-process bus has it at once."""
+        assert await ask() == expected

@@ -2,8 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from shared.events.catalogue import TOPICS
 from shared.messaging.bus import Bus, Message, Subscription
 from shared.messaging.kafka import KafkaBus, create_topics
 from tests.contract.bus_suite import BusSuite, Recorder, note
-from tests.support.native import Kafka
+from tests.support.native import Kafka, free_port
 
 ARRIVES_WITHIN_S = 40.0
 
@@ -41,6 +42,62 @@ class TestKafkaBus(BusSuite):
 
     async def arrived(self, recorder: Recorder, number: int) -> None:
         await arrived(recorder, number)
+
+    async def eventually(self, ask: Callable[[], Awaitable[Any]], expected: Any) -> None:
+        async with asyncio.timeout(ARRIVES_WITHIN_S):
+            while await ask() != expected:  # noqa: ASYNC110 - another process decides when
+                await asyncio.sleep(0.02)
+
+    def test_what_waits_for_a_stuck_consumer_is_its_lag(self) -> None:
+        """Committed is what counts, so redeliveries do not lower it."""
+        stuck = Recorder(failures=10_000)
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note("a", n) for n in range(5)])
+            await until(lambda: bool(stuck.tries))
+            assert await bus.lag("one") == {"registry": 5}
+
+        self.run([Subscription("one", ("registry",), stuck.receive)], use)
+
+    def test_a_broker_that_dies_loses_nothing(self) -> None:
+        """What was not answered is published again, in order; consumers go on by themselves."""
+        seen = Recorder()
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note("a", 1)])
+            await arrived(seen, 1)
+            self.kafka.kill()
+            with pytest.raises(ConnectionError):
+                await bus.publish([note("a", 2)])
+            await asyncio.to_thread(self.kafka.start)
+            published = 2
+            async with asyncio.timeout(ARRIVES_WITHIN_S):
+                while published < 4:
+                    with suppress(ConnectionError):
+                        await bus.publish([note("a", published)])
+                        published += 1
+                    await asyncio.sleep(0.05)
+            await until(lambda: seen.values[-1:] == ["a:3"])
+
+        self.run([Subscription("one", ("registry",), seen.receive)], use)
+        assert list(dict.fromkeys(seen.values)) == ["a:1", "a:2", "a:3"]
+
+    def test_a_bus_is_started_without_its_broker(self) -> None:
+        """It says that it is not connected, and connects when the broker comes."""
+        port = free_port()
+
+        async def run() -> None:
+            bus = KafkaBus(f"127.0.0.1:{port}")
+            bus.subscribe(Subscription("one", ("registry",), Recorder().receive))
+            await bus.start()
+            assert not bus.connected
+            with pytest.raises(ConnectionError):
+                await bus.publish([note("a", 1)])
+            with pytest.raises(ConnectionError):
+                await bus.lag("one")
+            await bus.stop()
+
+        asyncio.run(run())
 
     @asynccontextmanager
     async def opened(self, subscriptions: Sequence[Subscription]) -> AsyncGenerator[KafkaBus]:

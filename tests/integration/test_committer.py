@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,6 @@ from shared.errors import Problem
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.work import Work
 from tests.support.probe import PLUMBING, Probe, Put, put_then_refuse, put_values, value
-
-
-@pytest.fixture
-def probe(tmp_path: Path) -> Iterator[Probe]:
-    probe = Probe(tmp_path)
-    probe.committer.start()
-    yield probe
-    probe.committer.stop()
-    probe.database.close()
 
 
 class Held:

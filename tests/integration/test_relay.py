@@ -1,9 +1,8 @@
 """The relay publishes what was committed, in order, and only the holder of the lease does."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -38,15 +37,6 @@ class Sink:
     @property
     def contents(self) -> list[str]:
         return [Envelope.model_validate_json(m.value).data["content"] for m in self.published]
-
-
-@pytest.fixture
-def probe(tmp_path: Path) -> Iterator[Probe]:
-    probe = Probe(tmp_path)
-    probe.committer.start()
-    yield probe
-    probe.committer.stop()
-    probe.database.close()
 
 
 def relay(probe: Probe, bus: Sink, holder: str = "one") -> Relay:

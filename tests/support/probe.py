@@ -106,13 +106,14 @@ def contents(db: sa.Connection) -> dict[str, str]:
 
 @dataclass
 class Probe:
-    """The probe on a database file, with its committer."""
+    """The probe with its committer; several on one database are processes of one service."""
 
     folder: Path
     clock: FrozenClock = field(default_factory=lambda: FrozenClock(START))
+    url: str | None = None
 
     def __post_init__(self) -> None:
-        self.database = Database(f"sqlite:///{self.folder / 'probe.db'}")
+        self.database = Database(self.url or f"sqlite:///{self.folder / 'probe.db'}")
         with self.database.write() as db:
             metadata.create_all(db)
         self.commits = 0

@@ -1,0 +1,156 @@
+"""Several processes on one PostgreSQL database take turns: per key where they name keys, else one at a time."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Collection, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from shared.storage.database import Database
+from shared.storage.lease import LEASE, Lease
+from tests.support.native import Postgres, wait_until
+from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, value
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+
+@pytest.fixture
+def url(postgres: Postgres) -> str:
+    return postgres.new_database()
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database(url)
+    yield database
+    database.close()
+
+
+class Turn:
+    """A process that begins a transaction on its keys and ends it when told."""
+
+    def __init__(self, database: Database, keys: Collection[str] | None) -> None:
+        self.began, self._end = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(database, keys))
+        self._thread.start()
+
+    def _run(self, database: Database, keys: Collection[str] | None) -> None:
+        with database.write(keys=keys):
+            self.began.set()
+            self._end.wait(8)
+
+    def end(self) -> None:
+        """Commits."""
+        self._end.set()
+        self._thread.join()
+
+
+def waits(database: Database) -> Callable[[], bool]:
+    """Whether somebody waits for a turn."""
+
+    def ask() -> bool:
+        with database.read() as db:
+            return bool(db.scalar(sa.text(WAITING)))
+
+    return ask
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(["a"], ["b"]), ([], ["a"]), (["a", "b"], ["c"])])
+def test_different_keys_go_side_by_side(database: Database, mine: list[str], theirs: list[str]) -> None:
+    """Neither waits for the other."""
+    turns = [Turn(database, mine), Turn(database, theirs)]
+    both = [turn.began.wait(8) for turn in turns]
+    for turn in turns:
+        turn.end()
+    assert both == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [(["a"], ["b", "a"]), (None, ["a"]), (["a"], None), (None, None), ([], None)]
+)
+def test_the_same_key_or_everything_waits(
+    database: Database, mine: list[str] | None, theirs: list[str] | None
+) -> None:
+    """The second begins only when the first has ended."""
+    first = Turn(database, mine)
+    assert first.began.wait(8)
+    second = Turn(database, theirs)
+    wait_until(waits(database), "the second waits for its turn")
+    early = second.began.is_set()
+    first.end()
+    late = second.began.wait(8)
+    second.end()
+    assert (early, late) == (False, True)
+
+
+def test_two_that_insert_the_same_key_both_end_well(url: str, tmp_path: Path) -> None:
+    """Whoever comes second is tried again, and sees the first."""
+    one, two = Probe(tmp_path, url=url), Probe(tmp_path, url=url)
+    looked = threading.Barrier(2)
+
+    def insert_if_absent(work: object, *, first_try: list[bool]) -> str:
+        db = work.db  # type: ignore[attr-defined]
+        there = db.scalar(sa.select(value.c.content).where(value.c.key == "a"))
+        if first_try:
+            first_try.clear()
+            looked.wait(20)  # both have looked and found nothing
+        if there is None:
+            db.execute(sa.insert(value).values(key="a", content="x"))
+        return "new" if there is None else "there"
+
+    async def run() -> list[str]:
+        for probe in (one, two):
+            probe.committer.start()
+        tries: list[list[bool]] = [[True], [True]]
+        return await asyncio.gather(
+            *(
+                probe.committer.run(lambda work, own=own: insert_if_absent(work, first_try=own), keys=[])
+                for probe, own in zip((one, two), tries, strict=True)
+            )
+        )
+
+    try:
+        assert sorted(asyncio.run(run())) == ["new", "there"]
+    finally:
+        for probe in (one, two):
+            probe.committer.stop()
+            probe.database.close()
+
+
+def test_a_broadcast_needs_the_database_alone(probe: Probe) -> None:
+    """It has to stand behind every earlier fact of its partition, so a work among others may not send one."""
+
+    async def run(keys: Collection[str] | None) -> None:
+        await probe.committer.run(lambda work: work.emit(Announced(content="x"), cause=CAUSE), keys=keys)
+
+    asyncio.run(run(None))
+    with pytest.raises(RuntimeError, match="without naming keys"):
+        asyncio.run(run(["a"]))
+
+
+def test_a_lease_is_one_process_s_until_it_expires(probe: Probe) -> None:
+    """A holder keeps it by asking; one that was away too long finds that it went on."""
+    one, two = Lease(PLUMBING, "duty", "one"), Lease(PLUMBING, "duty", "two")
+    other = Lease(PLUMBING, "other", "two")
+
+    def take(lease: Lease) -> bool:
+        return asyncio.run(probe.committer.run(lease.take, keys=[lease.key]))
+
+    def holds(lease: Lease) -> bool:
+        return asyncio.run(probe.committer.run(lease.is_held, keys=[lease.key]))
+
+    assert take(one)
+    assert take(other)
+    assert not take(two)
+    probe.clock.advance(LEASE * 0.75)
+    assert take(one)
+    probe.clock.advance(LEASE * 0.75)
+    assert not take(two)
+    probe.clock.advance(LEASE / 4 + timedelta(seconds=1))
+    assert take(two)
+    assert not holds(one)
+    assert not take(one)
+    assert holds(two)
