@@ -1,8 +1,9 @@
-"""The generated documents: docs/events.md, the settings in README.md, .env.example and Grafana's dashboards.
+"""The generated documents: events, AsyncAPI, the list of topics, settings, .env.example, Grafana's dashboards.
 
-They come from the declarations in code and are never written by hand; a test says when they are stale.
+All come from the declarations in code and are never written by hand; a test says when they are stale.
 """
 
+import json
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services import asyncapi
 from services.dashboards import DASHBOARDS, dashboard_json
 from services.matching import handlers as matching
 from services.matching.settings import MatchingSettings
@@ -27,7 +29,7 @@ from services.registry.settings import RegistrySettings
 from services.targets import handlers as targets
 from services.targets.settings import TargetsSettings
 from shared.events.base import Event
-from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, topic_of
+from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, TOPIC_CONFIG, TOPICS, topic_of
 from shared.messaging.consumer import Reaction
 from shared.settings import ServiceSettings, settings_table, variables
 
@@ -94,6 +96,8 @@ def write(*, check: bool, root: Path = ROOT) -> list[Path]:
     readme = root / "README.md"
     fresh = {
         root / "docs" / "events.md": events_markdown(),
+        root / "docs" / "asyncapi.json": asyncapi_json(),
+        root / "deploy" / "kafka" / "topics.csv": topics_csv(),
         readme: _with_settings(readme.read_text("utf-8")),
         root / ".env.example": env_example((root / "docker-compose.yml").read_text("utf-8")),
         **{
@@ -103,6 +107,7 @@ def write(*, check: bool, root: Path = ROOT) -> list[Path]:
     }
     stale = [file for file, text in fresh.items() if not file.exists() or file.read_text("utf-8") != text]
     for file in () if check else stale:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(fresh[file], "utf-8")
     return [file.relative_to(root) for file in stale]
 
@@ -189,11 +194,22 @@ def events_markdown() -> str:
         read_by = ", ".join(readers[name]) or f"outside: {OUTSIDE_READERS.get(name, 'nobody')}"
         text += [
             f"## {name}",
-            *_meaning(event),
+            asyncapi.meaning(event),
             f"**Key:** {_key(event)}. **Read by:** {read_by}.",
             *_fields(event),
         ]
     return "\n\n".join(text) + "\n"
+
+
+def asyncapi_json() -> str:
+    """The AsyncAPI document of all topics."""
+    return json.dumps(asyncapi.document(consumers()), ensure_ascii=False, indent=1) + "\n"
+
+
+def topics_csv() -> str:
+    """The topics in the broker's words, for whoever makes them by hand."""
+    rows = [(topic, str(PARTITIONS), *TOPIC_CONFIG.values()) for topic in TOPICS]
+    return "".join(",".join(row) + "\n" for row in [("topic", "partitions", *TOPIC_CONFIG), *rows])
 
 
 def consumers() -> Mapping[str, list[str]]:
@@ -207,12 +223,6 @@ def consumers() -> Mapping[str, list[str]]:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "", heading.lower())
-
-
-def _meaning(event: type[Event]) -> list[str]:
-    """The docstrings of the event and of the facts that it shares with others."""
-    own = event.__mro__[: event.__mro__.index(Event)]
-    return [cleandoc(part.__doc__) for part in own if part.__doc__]
 
 
 def _key(event: type[Event]) -> str:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from datetime import datetime
 
 
 def new_event_ids(number: int) -> list[str]:
@@ -19,6 +20,12 @@ def _event_id(born: int, random: int) -> str:
     value = born | (random >> 68) << 64 | random & ((1 << 62) - 1)
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def first_event_id(born: datetime) -> str:
+    """A text that sorts behind every id born before an instant, and before all others."""
+    text = f"{int(born.timestamp() * 1_000):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def new_token() -> int:

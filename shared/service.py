@@ -48,6 +48,7 @@ from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
+from shared.storage.retention import add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -65,6 +66,9 @@ MEASURE_SHARE = 0.05
 
 LAG_WITHIN_SECONDS = 1.0
 """How long a scrape waits for the broker to say how far the consumer is behind."""
+
+PARTITION_SECONDS = 3_600.0
+"""How often the partitions of the coming days are looked after."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
@@ -237,6 +241,9 @@ class Service(Generic[W]):
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
+        self._loops.append(
+            asyncio.create_task(self._repeat("partitions", self._add_partitions, every=PARTITION_SECONDS))
+        )
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
@@ -350,6 +357,14 @@ class Service(Generic[W]):
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
+
+    async def _add_partitions(self) -> bool:
+        """Makes the partitions of the coming days, so that each is there before its first row."""
+        core = self.core
+        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        if added:
+            log.info("partitions_added", service=self.name, names=added)
+        return False
 
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[bool]], *, every: float | None = None

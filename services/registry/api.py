@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.registry.commands import (
+    REPUBLISHED_AT_ONCE,
     CancelParticipation,
     ChangeUnit,
     DeclareComplete,
@@ -23,6 +24,7 @@ from services.registry.commands import (
     RecordParticipation,
     Registered,
     RegisterUnit,
+    RepublishContacts,
     cancel_participation,
     change_unit,
     close_unit,
@@ -34,6 +36,7 @@ from services.registry.commands import (
     record_participations,
     recorded,
     register_units,
+    republish_contacts,
     resume_unit,
     suspend_unit,
 )
@@ -53,6 +56,8 @@ from services.registry.schemas import (
     Look,
     ParticipationIn,
     ParticipationOut,
+    RepublishedOut,
+    RepublishIn,
     ResumeIn,
     SettledOut,
     SettleIn,
@@ -252,6 +257,23 @@ async def units(
 def _unit_answer(outcome: Registered) -> Answer:
     shown = UnitOut(**unit_out(outcome.unit, outcome.contacts, outcome.doubts))
     return Answer(200, shown.model_dump(mode="json"), {"ETag": etag(outcome.unit.version)})
+
+
+@router.post(
+    "/v1/contacts/republish",
+    dependencies=[access("operations", whole_city=True)],
+    response_model=RepublishedOut,
+    tags=["operations"],
+)
+async def republish(body: RepublishIn, request: Request, who: Who) -> Response:
+    """Tells the other services the contacts of units once more, a portion at a time."""
+    item = RepublishContacts(who.cause, body.uscc, body.after or "")
+
+    def respond(told: list[str]) -> Answer:
+        more = told[-1] if len(told) == REPUBLISHED_AT_ONCE else None
+        return Answer(200, {"republished": len(told), "next": more})
+
+    return await answer(request, republish_contacts, item, respond)
 
 
 # -- participations --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ The two that come in great numbers take a list and answer per item; a later item
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from services.registry.domain import (
     UNDIVIDED,
@@ -185,6 +185,35 @@ def _move(work: RegistryWork, item: MoveUnit, rule: Callable[[Unit, date, date],
         work.emit(UnitChanged(**_facts(after), changed=["status"]), cause=item.cause)
     work.audit(f"unit_{rule.__name__}", item.uscc, cause=item.cause, on=str(item.on), version=after.version)
     return Registered(after, contacts)
+
+
+@dataclass(frozen=True)
+class RepublishContacts:
+    """A portion of the units whose contacts are to be told again: of the named ones, else of all."""
+
+    cause: Cause
+    usccs: tuple[str, ...] = ()
+    after: str = ""
+
+
+REPUBLISHED_AT_ONCE: Final = 500
+"""Most units in a portion."""
+
+
+def republish_contacts(work: RegistryWork, item: RepublishContacts) -> list[str]:
+    """Tells the contacts of units as they stand, under the version they have; gives the units, by code.
+
+    Whoever has them already does nothing; who lost them has them again.
+    """
+    units = work.store.units_with_contacts(item.usccs, after=item.after, limit=REPUBLISHED_AT_ONCE)
+    contacts = work.store.contacts(unit.uscc for unit in units)
+    for unit in units:
+        _tell_contacts(work, item.cause, unit, contacts[unit.uscc])
+    if units:
+        work.audit(
+            "contacts_republished", units[0].uscc, cause=item.cause, units=len(units), last=units[-1].uscc
+        )
+    return [unit.uscc for unit in units]
 
 
 def _known(work: RegistryWork, item: ChangeUnit | MoveUnit) -> tuple[Unit, tuple[Contact, ...]]:

@@ -226,6 +226,13 @@ class YearIn(Body):
     source: Annotated[str, Text(200)]
 
 
+class RepublishIn(Body):
+    """Whose contacts to tell again: those of the named units, else of the next ones behind `after`."""
+
+    uscc: Annotated[Many[Uscc], Listing(500)] = ()
+    after: Uscc | None = None
+
+
 class SubjectIn(Body):
     """Whom a message is about."""
 
@@ -277,6 +284,13 @@ class Warned(BaseModel):
     code: str
     zh: str
     en: str
+
+
+class RepublishedOut(BaseModel):
+    """How many units' contacts were told again; `next`: where to go on, null when there is nothing more."""
+
+    republished: int
+    next: str | None
 
 
 class ContactOut(BaseModel):

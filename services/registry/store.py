@@ -95,6 +95,11 @@ class Store:
             where.append(_insures(today) if insured else ~_insures(today))
         return self._units(*where, limit=limit)
 
+    def units_with_contacts(self, usccs: Collection[str], *, after: str, limit: int) -> list[Unit]:
+        """Those of the named units (none named: of all) that ever had contacts, behind `after`, by code."""
+        where = [UNIT.c.contact_version > 0, UNIT.c.uscc > after]
+        return self._units(*where, *([UNIT.c.uscc.in_(usccs)] if usccs else []), limit=limit)
+
     def count_units(self, today: date, *, insured: bool | None = None) -> int:
         """How many units `unit_page` has in all, of all towns."""
         where = [] if insured is None else [_insures(today) if insured else ~_insures(today)]

@@ -57,6 +57,7 @@ class ContactChanged(Event):
     """
 
     name: ClassVar[str] = "registry.contact_changed.v1"
+    personal: ClassVar[bool] = True
     uscc: str
     version: int
     sealed: str

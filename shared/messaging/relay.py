@@ -1,4 +1,4 @@
-"""Moves committed facts from the outbox to the bus, and then to the event log.
+"""Moves committed facts from the outbox to the bus, and then to the event log (personal ones: the contact log).
 
 One relay per service publishes at a time: it holds a lease with an expiry and an epoch. It reads what is
 not yet published, never "after the last position": a lower number can commit later than a higher one.
@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shared.events.base import Envelope
+from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Bus, Message, partition_of
 from shared.storage.committer import Run
 from shared.storage.lease import Lease
@@ -47,27 +48,35 @@ class Relay:
             return False
         if not await self._run(self._lease.take, keys=[self._lease.key]):
             return False  # another process publishes
-        await self._bus.publish([_message(self._source, row) for row in rows])
-        await self._run(partial(self._move, [row.seq for row in rows]), keys=[self._lease.key])
+        await self._bus.publish([message_of(self._source, row) for row in rows])
+        await self._run(partial(self._move, rows), keys=[self._lease.key])
         return True
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
         return list(db.execute(sa.select(outbox).order_by(outbox.c.seq).limit(BATCH)))
 
-    def _move(self, seqs: list[int], work: Work) -> None:
-        outbox, event_log = self._plumbing.outbox, self._plumbing.event_log
+    def _move(self, rows: list[Any], work: Work) -> None:
+        outbox = self._plumbing.outbox
         if not self._lease.is_held(work):
             return  # the lease went on: its new holder publishes these again, and consumers know them
-        columns = [column.name for column in outbox.c]
-        published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(
-            outbox.c.seq.in_(seqs)
-        )
-        work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
-        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
+        personal = [row.seq for row in rows if row.type in PERSONAL]
+        self._log(self._plumbing.contact_log, personal, work)
+        self._log(self._plumbing.event_log, [row.seq for row in rows if row.type not in PERSONAL], work)
+        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_([row.seq for row in rows])))
+
+    def _log(self, log: sa.Table, seqs: list[int], work: Work) -> None:
+        if seqs:
+            outbox = self._plumbing.outbox
+            published = sa.select(outbox, sa.literal(work.wall, log.c.published_at.type)).where(
+                outbox.c.seq.in_(seqs)
+            )
+            columns = [*outbox.c.keys(), "published_at"]
+            work.db.execute(sa.insert(log).from_select(columns, published))
 
 
-def _message(source: str, row: Any) -> Message:
+def message_of(source: str, row: Any) -> Message:
+    """What the relay of a service publishes of a row of its outbox or its logs."""
     envelope = Envelope(
         id=row.id,
         source=f"/{source}",

@@ -8,6 +8,7 @@ import pytest
 
 from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS
+from shared.events.registry import ContactChanged
 from shared.messaging.bus import Message, Subscription
 from shared.messaging.relay import Relay
 from shared.storage.lease import LEASE
@@ -65,6 +66,26 @@ def test_facts_are_published_in_order_and_moved_to_the_log(probe: Probe) -> None
     assert probe.rows(PLUMBING.outbox) == []
     ids = [Envelope.model_validate_json(m.value).id for m in bus.published]
     assert [row.id for row in probe.rows(PLUMBING.event_log)] == ids
+
+
+def test_personal_facts_are_kept_apart(probe: Probe) -> None:
+    """They are published in their place, and lie in the log that is emptied soon."""
+    bus, plain = Sink(), [ValueSet(uscc="a", content=content) for content in "13"]
+
+    async def run() -> None:
+        def tell(work: Work) -> None:
+            contacts = ContactChanged(uscc="a", version=1, sealed="2")
+            work.emit(plain[0], contacts, plain[1], cause=CAUSE)
+
+        await probe.committer.run(tell)
+        await relay(probe, bus).step()
+
+    asyncio.run(run())
+    types = [Envelope.model_validate_json(m.value).type for m in bus.published]
+    assert types == [ValueSet.name, ContactChanged.name, ValueSet.name]
+    assert [row.data["content"] for row in probe.rows(PLUMBING.event_log)] == ["1", "3"]
+    assert [row.data["sealed"] for row in probe.rows(PLUMBING.contact_log)] == ["2"]
+    assert probe.rows(PLUMBING.outbox) == []
 
 
 def test_a_bus_that_is_away_loses_nothing(probe: Probe) -> None:
