@@ -243,7 +243,7 @@ def test_what_a_lost_broker_had_is_published_again(stack: Composed) -> None:
     stack.new_broker()
     for name in SERVICES:
         stack.running[name].stop()
-        stack.running[name].start()
+    stack.start_services(*SERVICES)
     wait_until(lambda: story.clock(LATE) == "running", "what waited in the outbox is heard of")
     with stopped_intake(stack, "matching"):
         story.register(UNHEARD, "2026-01-05")
@@ -255,8 +255,7 @@ def test_what_a_lost_broker_had_is_published_again(stack: Composed) -> None:
         with psycopg.connect(stack.postgres.dsn(name), autocommit=True) as db:
             db.execute(again)
     clocks = stored(stack, "matching", "clock")
-    for name in SERVICES:
-        stack.running[name].start()
+    stack.start_services(*SERVICES)
     wait_until(lambda: story.clock(UNHEARD) == "running", "what was lost is heard of")
     wait_until(lambda: story.ask("matching", "GET", "/demo/quiet")["quiet"], "everything is read")
     assert stored(stack, "matching", "clock") == clocks + 1
@@ -266,11 +265,11 @@ def test_what_a_lost_broker_had_is_published_again(stack: Composed) -> None:
 def test_the_operators_commands_do_what_the_manual_says(stack: Composed) -> None:
     """Each `docker compose run --rm tools …` of it ends well; a parked key is listed and sent again."""
     commands = re.findall(r"docker compose run --rm tools ([^`)\n]+)", RUNBOOK.read_text("utf-8"))
-    tools = stack.environ("tools")["YINGBAO_CLOCK_FILE"].removesuffix("/clock.json")
-    told = {
-        command: stack.run("tools", *command.replace("/suite", tools).split())
-        for command in dict.fromkeys(commands)
-    }
+    with psycopg.connect(stack.postgres.dsn("postgres"), autocommit=True) as db:
+        db.execute("CREATE DATABASE targets_new")
+    told = {command: stack.run("tools", *command.split()) for command in dict.fromkeys(commands)}
+    assert {command.split()[0] for command in told} == {"audit", "token", "events", "contacts"}
+    assert "the same figures as targets has now" in "".join(told.values())
     assert "matching: whole" in told["audit verify --data /suite"]
     token = told["token --department OPS --data /suite"].strip()
     client = httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=stack.url("matching"))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import httpx
@@ -104,19 +105,22 @@ class Composed:
         self.run("topics", *self._services["topics"]["command"])
         for name in (*SERVICES, "sandbox"):
             path = "quiet" if name == "sandbox" else "health/ready"
-            container = Container(
-                self._folder / name, self._command(name), self.environ(name), f"{self.url(name)}/{path}"
-            )
-            container.launch()
-            self.running[name] = container
-            if name == "registry":  # it makes the clock's file, so that the sandbox doesn't
-                container.wait_until_up()
-        for name in (*SERVICES, "sandbox"):
+            url = f"{self.url(name)}/{path}"
+            self.running[name] = Container(self._folder / name, self._command(name), self.environ(name), url)
+        self.running["registry"].start()  # it makes the clock's file, so that the sandbox doesn't
+        self.start_services("matching", "notify", "targets", "sandbox")
+
+    def start_services(self, *names: str) -> None:
+        """Starts some at once and waits for all."""
+        for name in names:
+            self.running[name].launch()
+        for name in names:
             self.running[name].wait_until_up()
 
     def run(self, name: str, *command: str) -> str:
         """What a command prints in a container of its own, with the environment of a service; it must succeed."""
-        container = Container(self._folder / name, command, self.environ(name), "")
+        arguments = [self._moved(Template(part).safe_substitute(self._told), name) for part in command]
+        container = Container(self._folder / name, arguments, self.environ(name), "")
         done = subprocess.run(
             container.command(), env=container.environment(), check=True, stdout=subprocess.PIPE, text=True
         )
