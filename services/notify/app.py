@@ -154,13 +154,14 @@ def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:
 
 
 def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -> None:
-    store, account = Store(db, tools.rules), tools.rules.account
+    store, accounts = Store(db, tools.rules), tools.rules.accounts
     notices = dict.fromkeys(((str(state), "") for state in NoticeState), 0) | store.count_by_channel()
     reading.gauges(
         "notices", "Notices by state, and the channel that took them last", ["state", "channel"], notices
     )
-    sending = store.sending()
-    may_leave = sending.state is not SendingState.OFF and is_open(now, store.calendar(), tools.rules.hours)
+    brakes, used = store.brakes(), store.submitted_since(start_of(today(now)))
+    stopped = all(brake.state is SendingState.OFF for brake in brakes.values())
+    may_leave = not stopped and is_open(now, store.calendar(), tools.rules.hours)
     reading.gauge("notices_due", "Notices that could leave now", store.count_due(now) if may_leave else 0)
     reading.gauge(
         "contacts_overdue",
@@ -172,23 +173,30 @@ def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -
     )
     reading.gauges(
         "sending",
-        "The brake: 1 at the state that the carrier account is in",
+        "The brakes: 1 at the state that a carrier account is in",
         ["account", "state"],
-        {(account, state): float(state is sending.state) for state in SendingState},
+        {
+            (accounts[channel], state): float(state is brake.state)
+            for channel, brake in brakes.items()
+            for state in SendingState
+        },
     )
     reading.gauges(
         "submitted_today",
-        "Messages submitted since midnight, as the daily cap counts them",
+        "Messages submitted since midnight, as the daily caps count them",
         ["account"],
-        {(account,): store.submitted_since(start_of(today(now)))},
+        {(account,): used[channel] for channel, account in accounts.items()},
     )
-    if sending.daily_cap is not None:
-        reading.gauges(
-            "daily_cap",
-            "Most messages a day of the carrier account",
-            ["account"],
-            {(account,): sending.daily_cap},
-        )
+    reading.gauges(
+        "daily_cap",
+        "Most messages a day of a carrier account that has a cap",
+        ["account"],
+        {
+            (accounts[channel],): brake.daily_cap
+            for channel, brake in brakes.items()
+            if brake.daily_cap is not None
+        },
+    )
 
 
 def _close_with(app: FastAPI, *clients: httpx.AsyncClient) -> None:

@@ -19,6 +19,7 @@ from services.registry.domain import (
     Insurance,
     Participation,
     Person,
+    RejectedRow,
     Spell,
     Unit,
     UnitKind,
@@ -45,6 +46,7 @@ from shared.events.registry import (
     ContactChanged,
     Counted,
     DataComplete,
+    IntakeSettled,
     ParticipationCancelled,
     ParticipationEnded,
     ParticipationStarted,
@@ -318,7 +320,10 @@ def _facts(unit: Unit) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RecordParticipation:
-    """Somebody is insured, as the owner of the data says. The ID number comes as it was written."""
+    """Somebody is insured, as the owner of the data says. The ID number comes as it was written.
+
+    `batch_id` is the file that it stands in.
+    """
 
     cause: Cause
     within: str | None
@@ -329,6 +334,7 @@ class RecordParticipation:
     form: Form
     kind: Declared
     started_on: date
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -376,13 +382,17 @@ class _Claim:
 def record_participations(
     work: RegistryWork, items: Sequence[RecordParticipation]
 ) -> list[Recorded | Problem]:
-    """New participations, registering their people on the way. One that is known already stays as it is."""
+    """New participations, registering their people on the way. One that is known already stays as it is.
+
+    Either settles what earlier files said of the same unit and person and could not be read.
+    """
     units = work.store.units(item.uscc for item in items if item.uscc)
     claims = [_claim(work, item, units.get(item.uscc or "")) for item in items]
     people = _people(work, [claim for claim in claims if isinstance(claim, _Claim)])
     tokens = [person.token for person in people.values()]
     standing = {known.spell: known for known in work.store.standing(tokens)}
     firsts = work.store.firsts(tokens)
+    disputes = work.store.disputes(item.uscc for item in items if item.uscc)
 
     # Ids come from the database, so the new ones are told apart first, inserted, and only then spoken of.
     new: dict[Spell, Participation] = {}
@@ -414,14 +424,39 @@ def record_participations(
         doubts = participation_doubts(
             unit_known=claim.unit is not None or participation.uscc is None,
             same_name=person.name == claim.item.name,
+            before_unit=_is_before_unit(participation, claim.unit),
             others=claim.doubts,
         )
         outcome = Recorded(participation, person, first.participation_id == participation.id, doubts, is_new)
         if is_new:
             _tell_started(work, claim.item.cause, outcome, first)
+        disputes = _settle_corrected(work, claim.item, disputes)
         outcomes.append(outcome)
     work.store.save_firsts(decided)
     return outcomes
+
+
+def _settle_corrected(
+    work: RegistryWork, item: RecordParticipation, disputes: list[RejectedRow]
+) -> list[RejectedRow]:
+    """Settles the rows that this one corrects, and returns the others. Rows of its own file it leaves alone."""
+    about = [row for row in disputes if row.uscc == item.uscc and row.batch_id != item.batch_id]
+    if not about:
+        return disputes
+    keys = set(work.store.row_keys(item.uscc or "", item.id_number, item.name))
+    corrected_rows = [row for row in about if keys.intersection(row.keys)]
+    by = f"batch {item.batch_id}" if item.batch_id else "a single call"
+    for row in corrected_rows:
+        settle_dispute(work, row, item.cause, reason=f"corrected by {by}")
+    return [row for row in disputes if row not in corrected_rows]
+
+
+def settle_dispute(work: RegistryWork, row: RejectedRow, cause: Cause, *, reason: str) -> None:
+    """A rejected row holds its unit no more."""
+    assert row.uscc is not None  # noqa: S101 - a dispute is about a unit
+    work.store.settle(row.batch_id, row.row)
+    work.emit(IntakeSettled(uscc=row.uscc, batch_id=row.batch_id, row=row.row), cause=cause)
+    work.audit("row_settled", row.uscc, cause=cause, batch=row.batch_id, row=row.row, reason=reason)
 
 
 def end_participation(work: RegistryWork, item: EndParticipation) -> Recorded:
@@ -504,6 +539,11 @@ def _other_kind() -> Problem:
         en="this participation is recorded with another kind; cancel that one first if it is wrong",
         errors=[FieldError("/kind", "differs", "与已记录的不同", "is not as recorded")],
     )
+
+
+def _is_before_unit(participation: Participation, unit: Unit | None) -> bool:
+    begins = unit.established_on if unit else None
+    return begins is not None and participation.started_on < begins
 
 
 def _tell_started(work: RegistryWork, cause: Cause, outcome: Recorded, first: First) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.registry.domain import (
+    PENDING,
     Batch,
     BatchState,
     Contact,
     ContactRole,
     Declared,
+    Effect,
     First,
     Form,
     Insurance,
@@ -29,6 +31,7 @@ from services.registry.domain import (
 )
 from services.registry.tables import (
     BATCH,
+    BATCH_EFFECT,
     CALENDAR_YEAR,
     CONTACT,
     DATASET,
@@ -207,6 +210,11 @@ class Store:
     def _participations(self, *where: sa.ColumnElement[bool]) -> list[Participation]:
         return [_participation(row) for row in self._db.execute(sa.select(PARTICIPATION).where(*where))]
 
+    def has_participations(self, uscc: str) -> bool:
+        """Whether anything was recorded through a unit that was not cancelled."""
+        where = PARTICIPATION.c.uscc == uscc, PARTICIPATION.c.state != State.CANCELLED.value
+        return bool(self._db.scalar(sa.select(sa.exists().where(*where))))
+
     def add_participations(self, participations: Sequence[Participation]) -> list[Participation]:
         """New participations, returned with the ids the database gave them, in order."""
         if not participations:
@@ -309,7 +317,22 @@ class Store:
 
     def pending_batches(self) -> list[Batch]:
         """Batches that are not over, in the order in which they came."""
-        return self._batches(BATCH.c.state.in_((BatchState.RECEIVED, BatchState.APPLYING)))
+        return self._batches(BATCH.c.state.in_(PENDING))
+
+    def add_effects(self, effects: Sequence[Effect]) -> None:
+        """Keeps what rows of a batch brought."""
+        self._insert(BATCH_EFFECT, [vars(effect) for effect in effects])
+
+    def effects(self, batch_id: str, limit: int) -> list[Effect]:
+        """What a batch brought and nobody has taken back yet, by line."""
+        wanted = sa.select(BATCH_EFFECT).where(BATCH_EFFECT.c.batch_id == batch_id)
+        rows = self._db.execute(wanted.order_by(BATCH_EFFECT.c.row).limit(limit))
+        return [Effect(**row._mapping) for row in rows]
+
+    def forget_effects(self, batch_id: str, through: int) -> None:
+        """They were dealt with, up to a line."""
+        where = BATCH_EFFECT.c.batch_id == batch_id, BATCH_EFFECT.c.row <= through
+        self._db.execute(sa.delete(BATCH_EFFECT).where(*where))
 
     def count_batches(self) -> dict[tuple[str], int]:
         """How many batches are in each state; a state without any is not in it."""
@@ -360,11 +383,13 @@ class Store:
         where = (REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
         return set(self._db.scalars(sa.select(REJECTED_ROW.c.uscc).where(*where).distinct()))
 
-    def disputes(self, usccs: Iterable[str], *, but_of: str) -> list[RejectedRow]:
-        """Disputed rows about these units, except those of one batch."""
-        return self._rejected(
-            REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed, REJECTED_ROW.c.batch_id != but_of
-        )
+    def disputes(self, usccs: Iterable[str]) -> list[RejectedRow]:
+        """Disputed rows about these units."""
+        return self._rejected(REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
+
+    def disputes_of(self, batch_id: str, limit: int) -> list[RejectedRow]:
+        """Disputed rows of a batch, by line."""
+        return self._rejected(REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.disputed, limit=limit)
 
     def open_disputes(self, batch_id: str) -> int:
         """How many rows of a batch are disputed."""

@@ -148,8 +148,8 @@ def test_documents_are_written_once_and_then_fresh(root: Path) -> None:
     """With `check` nothing is written; what stands around the settings stays."""
     boards = (f"deploy/grafana/dashboards/{board.uid}.json" for board in DASHBOARDS)
     names = (
-        *("docs/events.md", "docs/asyncapi.json", "deploy/kafka/topics.csv", "README.md", ".env.example"),
-        *boards,
+        *("docs/events.md", "docs/datasets.md", "docs/asyncapi.json", "deploy/kafka/topics.csv"),
+        *("README.md", ".env.example", *boards),
     )
     documents = [Path(name) for name in names]
     assert docs.write(check=True, root=root) == documents
