@@ -374,6 +374,17 @@ def next_advance(db: sa.Connection) -> datetime | None:
     return found
 
 
+def count_due(db: sa.Connection, now: datetime) -> int:
+    """Clocks that time has changed something for."""
+    return db.scalar(sa.select(sa.func.count()).select_from(t.clock).where(t.clock.c.look_at <= now)) or 0
+
+
+def count_clocks(db: sa.Connection) -> list[Any]:
+    """How many clocks stand alike: state, reason, number."""
+    alike = (t.clock.c.state, t.clock.c.reason)
+    return list(db.execute(sa.select(*alike, sa.func.count().label("number")).group_by(*alike)))
+
+
 def count_leads(db: sa.Connection, *, town: str | None) -> list[Any]:
     """How many leads stand alike: state, end, stage, notice, messaged, number."""
     alike = [t.lead.c[name] for name in _ALIKE]
