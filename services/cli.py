@@ -357,7 +357,7 @@ def verify(
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
 ) -> None:
-    """Writes the generated documents: events, AsyncAPI, topics, and the settings in README.md."""
+    """Writes the generated documents: events, data sets, AsyncAPI, topics, and the settings in README.md."""
     stale = documents.write(check=check)
     if check and stale:
         _fail(f"stale: {', '.join(map(str, stale))}; run `make docs`")

@@ -58,6 +58,9 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
 
+REST_SECONDS = 0.05
+"""Least time between two looks of a loop: under load a look for each commit would cost as much as the commits."""
+
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
 
@@ -319,6 +322,7 @@ class Service(Generic[W]):
         failures = 0
         while True:
             alarm.clear()
+            looked = self.core.clock.monotonic()
             try:
                 progressed = await step()
             except Exception as error:  # noqa: BLE001 - a loop that must never end: counted, logged, tried again
@@ -335,6 +339,7 @@ class Service(Generic[W]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
+                await asyncio.sleep(REST_SECONDS - (self.core.clock.monotonic() - looked))
 
 
 def assemble(
@@ -377,6 +382,7 @@ def assemble(
         holder=core.holder,
         plumbing=core.plumbing,
         bus=bus,
+        wall=core.clock.wall,
         run=core.run,
         read=core.read,
     )

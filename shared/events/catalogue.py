@@ -24,6 +24,7 @@ PERSONAL = frozenset(name for name, event in EVENTS.items() if event.personal)
 
 OUTSIDE_READERS: dict[str, str] = {
     "registry.batch_accepted.v1": "the departments' exchange platform reads what became of their files",
+    "registry.batch_withdrawn.v1": "the same, of files that were taken back",
     "matching.visit_requested.v1": "the towns' task lists read it through GET /matching/v1/visits",
 }
 """Events that no service consumes, each with the reader that it is published for."""

@@ -4,7 +4,8 @@ One relay per service publishes at a time: it holds a lease with an expiry and a
 not yet published, never "after the last position": a lower number can commit later than a higher one.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from shared.events.base import Envelope
 from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Bus, Message, partition_of
 from shared.storage.committer import Run
-from shared.storage.lease import Lease
+from shared.storage.lease import LEASE, Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -31,6 +32,7 @@ class Relay:
         holder: str,
         plumbing: Plumbing,
         bus: Bus,
+        wall: Callable[[], datetime],
         run: Run,
         read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
     ) -> None:
@@ -38,19 +40,23 @@ class Relay:
         self._lease = Lease(plumbing, "relay", holder)
         self._plumbing = plumbing
         self._bus = bus
+        self._wall = wall
         self._run = run
         self._read = read
+        self._ask_at = wall()
 
     async def step(self) -> bool:
-        """Publishes one batch; True when it did. Raises when the bus or the database failed."""
+        """Publishes one batch; True when more is waiting. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        if not await self._run(self._lease.take, keys=[self._lease.key]):
-            return False  # another process publishes
+        if (asked := self._wall()) >= self._ask_at:
+            if not await self._run(self._lease.take, keys=[self._lease.key]):
+                return False  # another process publishes
+            self._ask_at = asked + LEASE / 4  # until then nobody can have taken it
         await self._bus.publish([message_of(self._source, row) for row in rows])
         await self._run(partial(self._move, rows), keys=[self._lease.key])
-        return True
+        return len(rows) == BATCH
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
@@ -59,20 +65,30 @@ class Relay:
     def _move(self, rows: list[Any], work: Work) -> None:
         outbox = self._plumbing.outbox
         if not self._lease.is_held(work):
+            self._ask_at = work.wall
             return  # the lease went on: its new holder publishes these again, and consumers know them
-        personal = [row.seq for row in rows if row.type in PERSONAL]
-        self._log(self._plumbing.contact_log, personal, work)
-        self._log(self._plumbing.event_log, [row.seq for row in rows if row.type not in PERSONAL], work)
-        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_([row.seq for row in rows])))
+        for first, last in _runs([row.seq for row in rows]):
+            these = outbox.c.seq.between(first, last)
+            personal = outbox.c.type.in_(PERSONAL)
+            self._log(self._plumbing.contact_log, these & personal, work)
+            self._log(self._plumbing.event_log, these & ~personal, work)
+            work.db.execute(sa.delete(outbox).where(these))
 
-    def _log(self, log: sa.Table, seqs: list[int], work: Work) -> None:
-        if seqs:
-            outbox = self._plumbing.outbox
-            published = sa.select(outbox, sa.literal(work.wall, log.c.published_at.type)).where(
-                outbox.c.seq.in_(seqs)
-            )
-            columns = [*outbox.c.keys(), "published_at"]
-            work.db.execute(sa.insert(log).from_select(columns, published))
+    def _log(self, log: sa.Table, these: sa.ColumnElement[bool], work: Work) -> None:
+        outbox = self._plumbing.outbox
+        published = sa.select(outbox, sa.literal(work.wall, log.c.published_at.type)).where(these)
+        work.db.execute(sa.insert(log).from_select([*outbox.c.keys(), "published_at"], published))
+
+
+def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The runs of numbers without a gap, first and last of each: nothing that was not read lies within one."""
+    first = last = seqs[0]
+    for seq in seqs[1:]:
+        if seq != last + 1:
+            yield first, last
+            first = seq
+        last = seq
+    yield first, last
 
 
 def message_of(source: str, row: Any) -> Message:

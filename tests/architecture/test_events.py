@@ -144,7 +144,13 @@ def root(tmp_path: Path) -> Path:
 
 def test_documents_are_written_once_and_then_fresh(root: Path) -> None:
     """With `check` nothing is written; what stands around the settings stays."""
-    names = ("docs/events.md", "docs/asyncapi.json", "deploy/kafka/topics.csv", "README.md")
+    names = (
+        "docs/events.md",
+        "docs/datasets.md",
+        "docs/asyncapi.json",
+        "deploy/kafka/topics.csv",
+        "README.md",
+    )
     documents = [Path(name) for name in names]
     assert docs.write(check=True, root=root) == documents
     assert not (root / "docs" / "events.md").exists()
