@@ -44,6 +44,7 @@ from shared.events.notify import (
     NoticeUnreached,
     NoticeWithdrawn,
 )
+from shared.privacy import scrub
 from shared.storage.work import Cause
 
 PORTION: Final = 500
@@ -600,7 +601,7 @@ def recall(work: NotifyWork, item: Recall) -> Recalled:
         "notices.recalled",
         work.rules.account,
         cause=item.cause,
-        reason=item.reason,
+        reason=scrub(item.reason),
         references=list(item.wrong.references),
         rule=item.wrong.rule,
         stage=item.wrong.stage,

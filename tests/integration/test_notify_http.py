@@ -448,6 +448,8 @@ def test_who_unfollows_gets_the_sms(tmp_path: Path) -> None:
         ({"mobile": "0631-7551234", "openid": OPENID, "source": "s"}, "not_a_mobile"),
         ({"mobile": MOBILE, "openid": "short", "source": "s"}, "wrong_form"),
         ({"mobile": MOBILE, "openid": OPENID}, "required"),
+        ({"mobile": MOBILE, "openid": OPENID, "source": "王示例 13800138000"}, "wrong_form"),
+        ({"mobile": MOBILE, "openid": OPENID, "source": "s" * 33}, "wrong_form"),
     ],
 )
 def test_a_binding_names_a_phone_a_follower_and_a_source(tmp_path: Path, body: Any, code: str) -> None:
@@ -490,6 +492,21 @@ def test_what_is_not_from_wechat_is_not_heeded(tmp_path: Path) -> None:
             assert (await suite.client.get("/v1/wechat", params=proof)).text == "say-this-back"
             wrong = await suite.client.get("/v1/wechat", params={**proof, "nonce": "3"})
             assert (wrong.status_code, "say-this-back" in wrong.text) == (403, False)
+
+    asyncio.run(run())
+
+
+def test_a_notice_whose_question_is_refused_says_why_it_waits(tmp_path: Path) -> None:
+    """In the list, with the instant at which it is looked at again."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            suite.registry.statuses = [422]
+            await suite.due()
+            await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            assert (row["state"], row["held"]) == ("held", ["look:question_refused"])
+            assert row["due_at"] == (NOW + timedelta(minutes=10)).isoformat()
 
     asyncio.run(run())
 
@@ -670,16 +687,17 @@ def test_what_is_not_clearly_an_answer_is_none(answer: Any) -> None:
         look(registry)
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("bad", [[], [0], [3, 4], [0, 1, 2, 3, 4]])
-def test_a_question_that_registry_refuses_holds_its_own_notice_alone(bad: list[int]) -> None:
-    """A 422 for the whole list: the others are answered, in order, and nothing stands still."""
+def test_a_question_that_registry_refuses_holds_its_own_notice_alone(bad: list[int], status: int) -> None:
+    """Refused is the whole list: the others are answered, in order, and nothing stands still."""
     units = [f"91371082MA3XTE00{n:02}" for n in range(5)]
     refused = {units[n] for n in bad}
 
     async def answer(request: httpx.Request) -> httpx.Response:
         asked = [item["subject"]["uscc"] for item in json.loads(request.content)["items"]]
         if refused & set(asked):
-            return httpx.Response(422)
+            return httpx.Response(status)
         items = [{"answer": "hold", "reason": u} for u in asked]
         return httpx.Response(200, json={"as_of": NOW.isoformat(), "items": items})
 

@@ -165,6 +165,17 @@ def test_a_recall_withdraws_the_unsent_and_corrects_the_sent(tmp_path: Path) -> 
     play(tmp_path, story)
 
 
+def test_numbers_of_people_in_the_reason_of_a_recall_are_masked(tmp_path: Path) -> None:
+    """The audit row keeps the other words."""
+
+    async def story(desk: Desk) -> None:
+        item = Recall(REMINDERS, "发给了 13800138000", Cause("official", "c"))
+        await desk.core.call(recall, item)
+        assert [row.details["reason"] for row in await desk.rows(PLUMBING.audit)] == ["发给了 138****8000"]
+
+    play(tmp_path, story)
+
+
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
