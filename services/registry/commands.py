@@ -662,9 +662,16 @@ def check_declaration(work: RegistryWork, item: DeclareComplete) -> date | None:
             zh="该数据集为实时方式，每日自动完整，无需声明",
             en="the data set is live: each day is complete by itself when it is over",
         )
-    if item.through > work.today:
+    if item.through >= work.today:
         raise unprocessable(
-            [FieldError("/through", "in_future", "不得晚于今天", "must not lie in the future")]
+            [
+                FieldError(
+                    "/through",
+                    "not_over",
+                    "须早于今天：当天结束后才能声明完整",
+                    "must lie before today; declare a day when it is over",
+                )
+            ]
         )
     before = work.store.complete_through().get(item.dataset)
     if before is not None and item.through < before:
