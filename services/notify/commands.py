@@ -258,7 +258,8 @@ def _write(work: NotifyWork, members: Sequence[Candidate], reference: str) -> Wo
     first, rules = members[0], work.rules
     template = rules.templates[first.notice.wording]
     write = template.write_sms if first.openid is None else template.write_wechat
-    return write([m.notice.subject for m in members], rules.issuer, reference, first.notice.corrects)
+    wrong = "、".join(dict.fromkeys(one for member in members for one in member.wrong))
+    return write([m.notice.subject for m in members], rules.issuer, reference, wrong)
 
 
 def _unsayable(work: NotifyWork, members: Sequence[Candidate]) -> list[Notice]:

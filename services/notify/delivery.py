@@ -249,7 +249,8 @@ class Delivery:
     ) -> list[Candidate]:
         tools = self._tools
         contacts = store.contacts(notice.uscc for notice in notices)
-        wrong = store.attempts(notice.corrects for notice in notices if notice.corrects)
+        corrected = {notice.corrects for notice in notices if notice.corrects}
+        wrong, parallels = store.attempts(corrected), store.parallels(corrected)
         found = []
         for notice in notices:
             version, sealed = contacts.get(notice.uscc, (0, b""))
@@ -263,7 +264,8 @@ class Delivery:
             except (CannotOpenError, ValueError):
                 found.append(Candidate(notice, None, version, readable=False))
             else:
-                found.append(Candidate(notice, mobile, version))
+                taken_back = parallels.get((notice.lead_id, notice.corrects)) if notice.corrects else None
+                found.append(Candidate(notice, mobile, version, wrong=tuple(taken_back or ())))
         line = lines.get(Channel.WECHAT)
         return (
             self._with_followers(store, found, line) if line and Channel.WECHAT in self._channels else found

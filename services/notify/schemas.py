@@ -110,9 +110,10 @@ class RecallOut(BaseModel):
 
 
 class VerifyOut(BaseModel):
-    """Whether we sent this message about this unit; nothing else is said."""
+    """Whether we sent this message about this unit, and `recalled`: took it back since. Nothing else is said."""
 
     genuine: bool
+    recalled: bool
 
 
 class NoticeRow(BaseModel):

@@ -528,10 +528,10 @@ def test_anybody_can_ask_whether_a_message_is_genuine(tmp_path: Path) -> None:
 
             for right in ({"uscc4": "5T8Q"}, {"uscc4": "5t8q", "reference": reference.lower()}):
                 answer = await ask(**{"reference": reference, **right})
-                assert (answer.status_code, answer.json()) == (200, {"genuine": True})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": True, "recalled": False})
             for wrong in ({"uscc4": "5T9N"}, {"reference": "ABC234XYZ"}, {"uscc4": "%T8Q"}):
                 answer = await ask(**{"reference": reference, "uscc4": "5T8Q", **wrong})
-                assert (answer.status_code, answer.json()) == (200, {"genuine": False})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": False, "recalled": False})
             assert (await ask(reference=reference)).status_code == 422
             assert (await ask(reference=reference, uscc4="5T8Q", who="me")).status_code == 422
 
@@ -575,6 +575,9 @@ def test_a_recall_over_http_withdraws_corrects_and_lists(tmp_path: Path) -> None
             await suite.settle()
             (correction,) = [m["content"] for m in suite.ledger() if "有误" in m["content"]]
             assert got["reference"] in correction
+            query = {"reference": got["reference"], "uscc4": USCC[-4:]}
+            answer = await suite.client.get("/v1/verify", params=query)
+            assert answer.json() == {"genuine": True, "recalled": True}
             for wrong in ({"reason": "x"}, {**body, "references": ["A"]}, {"rule": "R01", "reason": "x"}):
                 answer = await suite.ask("POST", "/v1/notices/recall", wrong, status=422)
                 assert [error["code"] for error in answer["errors"]] == ["one_of"]
