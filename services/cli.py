@@ -47,6 +47,7 @@ from shared.messaging.kafka import create_topics
 from shared.messaging.replay import Publisher
 from shared.settings import UnknownSetting, refuse_unknown
 from shared.storage import migrations
+from shared.storage.audit import read_head
 from shared.storage.audit import verify as verify_trail
 from shared.storage.database import Database, is_transient
 from shared.storage.retention import add_partitions, prune
@@ -341,13 +342,15 @@ def verify(
 ) -> None:
     """Reads the audit trail of all services; exit code 1 when something was changed, removed or added.
 
-    A tail that was cut off is found with --expect: the service logs the hash of each block it seals.
+    A tail that was cut off is found by the file <service>.audit.head in the data folder. Where that could be
+    altered as well, give --expect: the service logs the hash of each block it seals.
     """
     missing = set(expect or ())
     whole = True
+    heads = {its.service: read_head(its.audit_head) for its in (cls(data_dir=data) for cls in SETTINGS)}
     for name, database in _databases(data).items():
         with database.read() as db:
-            verdict = verify_trail(db, TABLES[name].PLUMBING)
+            verdict = verify_trail(db, TABLES[name].PLUMBING, heads[name])
         database.close()
         state = "whole" if not verdict.breaks else "BROKEN"
         print(  # noqa: T201 - the output is the product

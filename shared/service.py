@@ -42,7 +42,7 @@ from shared.metrics import Metrics, Reading
 from shared.pages import Pages, page_routes
 from shared.privacy import KeyRing, Purpose
 from shared.settings import ServiceSettings
-from shared.storage.audit import BLOCK, seal
+from shared.storage.audit import BLOCK, keep_head, seal
 from shared.storage.committer import Command, Committer
 from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
@@ -359,11 +359,18 @@ class Service(Generic[W]):
         return await duty.step()
 
     async def _seal(self) -> bool:
-        """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
+        """Seals the audit rows of the last moments. File and log show later whether a tail was cut."""
         core = self.core
         block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall), keys=["seal"])
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
+            try:
+                kept = await asyncio.to_thread(keep_head, core.settings.audit_head, block)
+            except OSError as error:  # sealed it is; only the file lags behind
+                log.error("audit_head_failed", service=self.name, error=type(error).__name__)
+            else:
+                if not kept:
+                    log.warning("audit_head_kept", service=self.name, block=block.no)
         return block is not None and block.rows == BLOCK
 
     async def _add_partitions(self) -> bool:

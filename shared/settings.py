@@ -103,6 +103,11 @@ class ServiceSettings(BaseSettings):
         return self.keys_file or self.data_dir / f"{self.service}.keys.json"
 
     @property
+    def audit_head(self) -> Path:
+        """The file that remembers the newest block of the audit trail, outside the database."""
+        return self.data_dir / f"{self.service}.audit.head"
+
+    @property
     def clock(self) -> Path:
         """The file of the simulated clock."""
         return self.clock_file or self.data_dir / "clock.json"
