@@ -59,8 +59,8 @@ def build(
         reactions=SUBSCRIPTIONS,
         keyed=True,
         duties=[
-            Duty("clocks", lambda: core.run(look_at_clocks), lambda db, _now: next_look(db)),
-            Duty("ladder", lambda: core.run(advance_leads), lambda db, _now: next_advance(db)),
+            Duty("clocks", lambda: core.run(look_at_clocks, keys=()), lambda db, _now: next_look(db)),
+            Duty("ladder", lambda: core.run(advance_leads, keys=()), lambda db, _now: next_advance(db)),
             Duty("funnel", check, next_check),
         ],
         on_parked=freeze,

@@ -203,9 +203,11 @@ def world(
 class Matching:
     """The service without its loops: `tell` it events, `move_to` an instant, look at what it did."""
 
-    def __init__(self, folder: Path, *, start: datetime, published: Calendar = CALENDAR) -> None:
+    def __init__(self, place: Path | str, *, start: datetime, published: Calendar = CALENDAR) -> None:
+        """`place`: a folder for a file of its own, or the URL of a database."""
         self.clock = FrozenClock(start)
-        self.database = Database(f"sqlite:///{folder / 'matching.db'}")
+        url = place if isinstance(place, str) else f"sqlite:///{place / 'matching.db'}"
+        self.database = Database(url)
         self.world = world(self.database, now=self.clock.now, published=published)
         self._ids = 0
         self._heard = 0
