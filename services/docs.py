@@ -1,8 +1,9 @@
-"""The generated documents: docs/events.md, and the settings in README.md.
+"""The generated documents: events, data sets, AsyncAPI, the list of topics, the settings in README.md.
 
-Both come from the declarations in code and are never written by hand; a test says when they are stale.
+All come from declarations and are never written by hand; a test says when they are stale.
 """
 
+import json
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services import asyncapi
 from services.matching import handlers as matching
 from services.matching.settings import MatchingSettings
 from services.notify import handlers as notify
@@ -23,8 +25,9 @@ from services.registry import handlers as registry
 from services.registry.settings import RegistrySettings
 from services.targets import handlers as targets
 from services.targets.settings import TargetsSettings
+from shared.datasets.contract import Contract, load_contracts
 from shared.events.base import Event
-from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, topic_of
+from shared.events.catalogue import EVENTS, OUTSIDE_READERS, PARTITIONS, TOPIC_CONFIG, TOPICS, topic_of
 from shared.messaging.consumer import Reaction
 from shared.settings import ServiceSettings, settings_table
 
@@ -64,6 +67,17 @@ the partition, and facts of one key keep their order. A field may be added to an
 version beside the old one."""
 
 
+_DATASETS_HEAD: Final = """\
+# Data sets
+
+Generated from `shared/datasets/` by `yingbao docs`; do not edit.
+
+Files are CSV with comma or tab, in UTF-8 (with or without BOM), GBK or GB18030. The headings are among the first ten
+lines, in any order, with others between; a row is one line. `GET /registry/v1/datasets/{id}/template` gives an empty
+file, `POST /registry/v1/datasets/{id}/batches` takes a filled one, `GET /registry/v1/batches/{id}/errors` gives back
+the rows that were not taken, with what to do about each."""
+
+
 class NoPlaceForSettings(Exception):  # noqa: N818 - it names the cause
     """README.md lacks the markers between which the settings are written. The message says what to add."""
 
@@ -76,10 +90,14 @@ def write(*, check: bool, root: Path = ROOT) -> list[Path]:
     readme = root / "README.md"
     fresh = {
         root / "docs" / "events.md": events_markdown(),
+        root / "docs" / "datasets.md": datasets_markdown(),
+        root / "docs" / "asyncapi.json": asyncapi_json(),
+        root / "deploy" / "kafka" / "topics.csv": topics_csv(),
         readme: _with_settings(readme.read_text("utf-8")),
     }
     stale = [file for file, text in fresh.items() if not file.exists() or file.read_text("utf-8") != text]
     for file in () if check else stale:
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(fresh[file], "utf-8")
     return [file.relative_to(root) for file in stale]
 
@@ -117,6 +135,43 @@ def _table(settings: type[BaseSettings]) -> list[str]:
     return settings_table([settings]).splitlines()
 
 
+# -- data sets -----------------------------------------------------------------------------------------
+
+
+def datasets_markdown() -> str:
+    """Every data set that departments send as a file: who, why, and each column."""
+    text = [_DATASETS_HEAD]
+    for contract in load_contracts().values():
+        text += [f"## {contract.id} — {contract.name}", _about(contract), "\n".join(_columns(contract))]
+    return "\n\n".join(text) + "\n"
+
+
+def _about(contract: Contract) -> str:
+    sort = "changes since the last file" if contract.mode == "delta" else "the whole state"
+    lines = [
+        f"- **Sent by** {' or '.join(contract.owners)}, {contract.cadence}: {sort}.",
+        f"- **A row is the same one** by {', '.join(f'`{name}`' for name in contract.key)}.",
+        f"- **Purpose** {contract.purpose}。",
+        f"- **Legal basis** {contract.legal_basis}。",
+        f"- **Rejected rows** are kept for {contract.retention_days} days at most"
+        + (", encrypted: they hold people's data." if contract.sensitive else "."),
+    ]
+    return "\n".join(lines)
+
+
+def _columns(contract: Contract) -> list[str]:
+    rows = ["| field | heading, or any of | form | must | meaning |", "|---|---|---|---|---|"]
+    for column in contract.columns:
+        forms = {"text": "text", "day": "day, like 2026-02-10"}
+        form = forms.get(column.type) or "；".join(
+            f"{word} (`{value}`)" for value, word in column.choices.items()
+        )
+        headings = "、".join((f"**{column.label}**", *column.aliases))
+        must = "yes" if column.required else ""
+        rows.append(f"| `{column.name}` | {headings} | {form} | {must} | {column.meaning} |")
+    return rows
+
+
 # -- events --------------------------------------------------------------------------------------------
 
 
@@ -132,11 +187,22 @@ def events_markdown() -> str:
         read_by = ", ".join(readers[name]) or f"outside: {OUTSIDE_READERS.get(name, 'nobody')}"
         text += [
             f"## {name}",
-            *_meaning(event),
+            asyncapi.meaning(event),
             f"**Key:** {_key(event)}. **Read by:** {read_by}.",
             *_fields(event),
         ]
     return "\n\n".join(text) + "\n"
+
+
+def asyncapi_json() -> str:
+    """The AsyncAPI document of all topics."""
+    return json.dumps(asyncapi.document(consumers()), ensure_ascii=False, indent=1) + "\n"
+
+
+def topics_csv() -> str:
+    """The topics in the broker's words, for whoever makes them by hand."""
+    rows = [(topic, str(PARTITIONS), *TOPIC_CONFIG.values()) for topic in TOPICS]
+    return "".join(",".join(row) + "\n" for row in [("topic", "partitions", *TOPIC_CONFIG), *rows])
 
 
 def consumers() -> Mapping[str, list[str]]:
@@ -150,12 +216,6 @@ def consumers() -> Mapping[str, list[str]]:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9_-]", "", heading.lower())
-
-
-def _meaning(event: type[Event]) -> list[str]:
-    """The docstrings of the event and of the facts that it shares with others."""
-    own = event.__mro__[: event.__mro__.index(Event)]
-    return [cleandoc(part.__doc__) for part in own if part.__doc__]
 
 
 def _key(event: type[Event]) -> str:

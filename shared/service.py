@@ -48,6 +48,7 @@ from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
+from shared.storage.retention import add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -57,8 +58,14 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
 
+REST_SECONDS = 0.05
+"""Least time between two looks of a loop: under load a look for each commit would cost as much as the commits."""
+
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
+
+PARTITION_SECONDS = 3_600.0
+"""How often the partitions of the coming days are looked after."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
@@ -227,6 +234,9 @@ class Service(Generic[W]):
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
+        self._loops.append(
+            asyncio.create_task(self._repeat("partitions", self._add_partitions, every=PARTITION_SECONDS))
+        )
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
@@ -293,6 +303,14 @@ class Service(Generic[W]):
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
 
+    async def _add_partitions(self) -> bool:
+        """Makes the partitions of the coming days, so that each is there before its first row."""
+        core = self.core
+        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        if added:
+            log.info("partitions_added", service=self.name, names=added)
+        return False
+
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[bool]], *, every: float | None = None
     ) -> None:
@@ -304,6 +322,7 @@ class Service(Generic[W]):
         failures = 0
         while True:
             alarm.clear()
+            looked = self.core.clock.monotonic()
             try:
                 progressed = await step()
             except Exception as error:  # noqa: BLE001 - a loop that must never end: counted, logged, tried again
@@ -320,6 +339,7 @@ class Service(Generic[W]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
+                await asyncio.sleep(REST_SECONDS - (self.core.clock.monotonic() - looked))
 
 
 def assemble(
@@ -362,6 +382,7 @@ def assemble(
         holder=core.holder,
         plumbing=core.plumbing,
         bus=bus,
+        wall=core.clock.wall,
         run=core.run,
         read=core.read,
     )

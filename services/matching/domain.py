@@ -56,9 +56,10 @@ RULINGS = frozenset({Stop.NO_OBLIGATION, Stop.WRONG_DATA, Stop.SETTLED_BY_INSPEC
 
 
 class Hold(StrEnum):
-    """Why messages about a lead are kept back."""
+    """Why messages about a lead are kept back. `visited`: because of what the town found there."""
 
     PAUSED = "paused"
+    VISITED = "visited"
     CODE = "code"
     DISPUTED = "disputed"
     PARKED = "parked"
@@ -222,7 +223,7 @@ class Lead(OnLadder):
         self.held, self.state = [], LeadState.ENDED
         self.end, self.end_reason, self.ended_at = end, reason, now
         self.next_step = self.next_on = None
-        self.wait_left = self.wait_from = self.act_at = None
+        self.wait_left = self.wait_from = self.act_at = self.waits_for = None
 
 
 @dataclass
@@ -475,7 +476,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
     reason, evidence = about.why(clock.established_on, clock.deadline)
-    by_hand = _by_hand(case.lead) if case.lead else []
+    kept = by_hand(case.lead) if case.lead else []
     first = about.rule.ladder.stages[0]
     lead = case.lead = Lead(
         id=f"{about.rule.id}-{case.uscc}",
@@ -497,7 +498,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         next_on=None,
     )
     about.course.begin(lead, first)
-    lead.hold(_holds(case, unit, by_hand), about.course)
+    lead.hold(_holds(case, unit, kept), about.course)
     case.facts_have_changed()
 
 
@@ -510,7 +511,7 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         lead.reason, _ = about.why(clock.established_on, clock.deadline)
     lead.owner = unit.town or NO_TOWN
     before = lead.held
-    lead.hold(_holds(case, unit, _by_hand(lead)), about.course)
+    lead.hold(_holds(case, unit, by_hand(lead)), about.course)
     if case.facts_have_changed():
         yield Step(Fact.CHANGED)
     for reason in lead.held:
@@ -520,28 +521,29 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         if reason not in lead.held:
             yield Step(Fact.RELEASED, reason)
     about.course.date_step(lead)  # a year published since may have moved it
-    if (stage := about.course.climb(lead, about.now)) is not None:
+    if (stage := about.course.climb(lead, about.now, about.complete_through)) is not None:
         yield Step(Fact.ADVANCED, stage.name, visit=stage.visit)
 
 
-def _by_hand(lead: Lead) -> list[str]:
-    return [reason for reason in lead.held if reason == Hold.PAUSED]
+def by_hand(lead: Lead) -> list[str]:
+    """Those of its holds that only an official ends."""
+    return [reason for reason in lead.held if reason in (Hold.PAUSED, Hold.VISITED)]
 
 
-def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
+def _holds(case: Case, unit: Unit, kept: list[str]) -> list[str]:
     reasons = [
         (not unit.code_confirmed, Hold.CODE),
         (unit.status == _SUSPENDED, Hold.SUSPENDED),
         (case.frozen, Hold.PARKED),
         (case.disputed, Hold.DISPUTED),
     ]
-    return sorted([*by_hand, *(reason.value for applies, reason in reasons if applies)])
+    return sorted([*kept, *(reason.value for applies, reason in reasons if applies)])
 
 
 def _resolve(case: Case, lead: Lead, end: End, reason: str, about: Circumstances) -> Iterator[Step]:
-    by_hand = _by_hand(lead)
+    paused = [held for held in lead.held if held == Hold.PAUSED]
     lead.resolve(end, reason, now=about.now)
-    lead.held = by_hand  # outlasts an end that the data made by itself
+    lead.held = paused  # outlasts an end that the data made by itself
     yield Step(Fact.RESOLVED, end)
     if owes_correction(case):
         yield Step(Fact.CORRECTED, end)

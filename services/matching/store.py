@@ -218,8 +218,8 @@ class Store:
         rows = [{"dataset": dataset, "partition": p, "through": day} for p, day in through.items()]
         upsert(self._db, t.completeness, rows, key=["dataset", "partition"], update=["through"])
 
-    def end_waiting(self, partition: int, through: date) -> None:
-        """Lets the clocks go on that waited for data up to a day; they are due at once."""
+    def end_waiting(self, partition: int, through: date, *, now: datetime) -> None:
+        """Lets the clocks and ladders go on that waited for data up to a day; they are due at once."""
         self._db.execute(
             sa.update(t.clock)
             .where(
@@ -229,6 +229,9 @@ class Store:
             )
             .values(state=ClockState.RUNNING, look_at=t.clock.c.due_at)
         )
+        here = sa.select(t.clock.c.uscc).where(t.clock.c.partition == partition)
+        waits = t.lead.c.waits_for <= through, t.lead.c.uscc.in_(here)
+        self._db.execute(sa.update(t.lead).where(*waits).values(waits_for=None, act_at=now))
 
     def years(self) -> list[Year]:
         """The calendar years received since the start."""

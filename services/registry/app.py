@@ -8,7 +8,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from services import registry
-from services.registry.api import Room, files, looks, router
+from services.registry.api import Room, files, looks, plain, router
 from services.registry.commands import complete_live_days
 from services.registry.domain import City, DataSet, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
@@ -59,7 +59,7 @@ def build(
         core,
         bus,
         card=registry.__doc__ or "",
-        routers=[router, files, looks],
+        routers=[plain, router, files, looks],
         pages=pages(city, vault),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,

@@ -22,6 +22,7 @@ from shared.messaging.bus import Message
 from shared.storage.bulk import among, insert_new_keys
 from shared.storage.committer import Run
 from shared.storage.database import is_transient
+from shared.storage.retention import STAND_IN
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
 
@@ -288,4 +289,5 @@ def _id_of(message: Message) -> str:
     try:
         return Envelope.model_validate_json(message.value).id
     except ValidationError:
-        return str(uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}"))
+        stable = uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}")
+        return STAND_IN + str(stable)[1:]

@@ -72,6 +72,10 @@ class Work:
             for partition in range(PARTITIONS) if event.broadcast else (None,):
                 self._outbox.append({**row, "partition": partition})
 
+    def unsay(self) -> None:
+        """Forgets the events emitted so far: in a replay they were told when it happened."""
+        self._outbox = []
+
     def audit(self, action: str, subject: str, *, cause: Cause, **details: Any) -> None:
         """Leaves a trace of who did what to what. Details are JSON data, never personal data in clear."""
         self._audit.append(

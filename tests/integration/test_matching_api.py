@@ -486,6 +486,7 @@ def test_the_ladder_is_due_when_a_wait_is_over(tmp_path: Path) -> None:
         await suite.tell(handed_over())
         assert await suite.due("ladder") == at("2026-03-02", "00:00")
         suite.clock.move_to(at("2026-03-02", "00:00"))
+        await suite.tell(DataComplete(dataset="participations", through=date(2026, 3, 1)))
         assert await suite.duty("ladder")
         assert await suite.due("ladder") is None
         found = (await client.get(f"/v1/leads/{LEAD}")).json()

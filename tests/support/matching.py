@@ -227,9 +227,10 @@ class Matching:
                 self.receive(self.message(event, partition))
 
     def complete(self, through: str) -> None:
-        """Registry says that participations are complete, and the due clocks are looked at."""
+        """Registry says that participations are complete, and what waited for that goes on."""
         self.tell(DataComplete(dataset="participations", through=date.fromisoformat(through)))
         self.look()
+        self.climb()
 
     def look(self) -> int:
         """What the duty of the clocks does when time has come; returns how many portions it took."""

@@ -490,6 +490,18 @@ def test_a_huge_body_is_not_kept(bench: Bench) -> None:
     assert sent < 1_000_000
 
 
+def test_a_body_in_pieces_is_one_body(bench: Bench) -> None:
+    """However the network cut it."""
+
+    async def pieces() -> Any:
+        for byte in '{"name":"示例"}'.encode():
+            yield bytes([byte])
+
+    headers = {"content-type": "application/json"}
+    assert bench.send("POST", "/v1/things", content=pieces(), headers=headers).status_code == 201
+    assert bench.core.runs[0]["name"] == "示例"
+
+
 def test_a_connection_whose_body_is_not_wanted_is_closed(bench: Bench) -> None:
     """A refusal before the body was read ends the connection; a body that was read leaves it open."""
 
