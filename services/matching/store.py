@@ -1,6 +1,6 @@
 """Every SQL statement of matching."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
@@ -41,9 +41,9 @@ class Store:
 
     def cases(self, usccs: Collection[str]) -> dict[str, Case]:
         """A case for each of these units, known or not, in this order."""
-        units = {unit.uscc: unit for unit in self._of(t.unit, _UNIT, Unit, usccs)}
-        clocks = {clock.uscc: clock for clock in self._of(t.clock, _CLOCK, Clock, usccs)}
-        leads = {lead.uscc: lead for lead in self._of(t.lead, _LEAD, _lead, usccs)}
+        units = self._of(t.unit, _UNIT, Unit, usccs)
+        clocks = self._of(t.clock, _CLOCK, Clock, usccs)
+        leads = self._of(t.lead, _LEAD, _lead, usccs)
         starts = self._first_starts(usccs)
         frozen = set(
             self._db.scalars(
@@ -331,7 +331,7 @@ class Store:
 
     def _of(
         self, table: sa.Table, columns: _Columns, make: Callable[..., T], usccs: Collection[str]
-    ) -> Iterator[T]:
+    ) -> dict[str, T]:
         # Locked in one order (unit, clock, lead; each by USCC), so that no two writers wait for each other in a
         # circle.
         rows = self._db.execute(
@@ -339,8 +339,8 @@ class Store:
             .where(among(self._db, table.c.uscc, usccs))
             .order_by(table.c.uscc)
             .with_for_update()
-        )
-        return (make(*row) for row in rows)
+        ).all()
+        return {row.uscc: make(*row) for row in rows}
 
 
 def _as_loaded(record: Clock | Lead | None) -> dict[str, Any] | None:
@@ -375,6 +375,17 @@ def next_advance(db: sa.Connection) -> datetime | None:
         sa.select(t.lead.c.act_at).where(t.lead.c.act_at.is_not(None)).order_by(t.lead.c.act_at).limit(1)
     )
     return found
+
+
+def count_due(db: sa.Connection, now: datetime) -> int:
+    """Clocks that time has changed something for."""
+    return db.scalar(sa.select(sa.func.count()).select_from(t.clock).where(t.clock.c.look_at <= now)) or 0
+
+
+def count_clocks(db: sa.Connection) -> list[Any]:
+    """How many clocks stand alike: state, reason, number."""
+    alike = (t.clock.c.state, t.clock.c.reason)
+    return list(db.execute(sa.select(*alike, sa.func.count().label("number")).group_by(*alike)))
 
 
 def count_leads(db: sa.Connection, *, town: str | None) -> list[Any]:

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import chain, islice
-from typing import Final
+from itertools import chain, islice, product
+from typing import Final, get_args
 
 import sqlalchemy as sa
 import structlog
@@ -92,10 +92,19 @@ class Delivery:
         self._failures = 0
         self._resume_at = -math.inf
         self._stopping = False
-        self._looks = core.metrics.counter("looks_total", "Answers of the last look, by notice", ["answer"])
+        self._looks = core.metrics.counter(
+            "last_looks_asked_total",
+            "Answers that registry gave before messages left, none included",
+            ["answer"],
+        )
         self._submissions = core.metrics.counter(
             "submissions_total", "Submissions, by channel and outcome", ["channel", "outcome"]
         )
+        # All are there from the start, so that the first one is a rise.
+        for answer in ("go", "hold", "none"):
+            self._looks.labels(answer)
+        for channel, kind in product(channels, get_args(Submission)):
+            self._submissions.labels(channel, kind.__name__.lower())
         self._stops = core.metrics.counter(
             "sending_stops_total", "Stops because the carrier refused the account"
         )

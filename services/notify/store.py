@@ -195,6 +195,18 @@ class Store:
         rows = self._db.execute(sa.select(notice.c.state, sa.func.count()).group_by(notice.c.state))
         return {NoticeState(state): number for state, number in rows}
 
+    def count_by_channel(self) -> dict[tuple[str, str], int]:
+        """How many notices stand in each state, by the channel that took them last ("": none did)."""
+        alike = (notice.c.state, notice.c.channel)
+        rows = self._db.execute(sa.select(*alike, sa.func.count()).group_by(*alike))
+        return {(state, channel or ""): number for state, channel, number in rows}
+
+    def count_due(self, now: datetime) -> int:
+        """How many notices may be looked at."""
+        return (
+            self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(notice.c.due_at <= now)) or 0
+        )
+
     def newest(self, state: NoticeState, limit: int) -> list[Notice]:
         """Notices in a state, the newest first."""
         order = notice.c.created_at.desc(), notice.c.id

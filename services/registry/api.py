@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, TypeVar
 
+import prometheus_client
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
@@ -114,12 +115,16 @@ plain = APIRouter(route_class=PlainRoute)
 
 @dataclass(frozen=True)
 class Room:
-    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads."""
+    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads.
+
+    `looked` counts its answers.
+    """
 
     core: Core[RegistryWork]
     vault: Vault
     city: City
     lookers: ThreadPoolExecutor
+    looked: prometheus_client.Counter
     files: Files
     contracts: Mapping[str, Contract]
 
@@ -603,10 +608,12 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
                 store.in_force(usccs, day, ended=True),
                 store.disputed(usccs),
             )
-        reasons = (
+        reasons = [
             look(item, known.get(item.uscc), in_force.get(item.uscc, {}), disputed=item.uscc in disputed)
             for item in questions
-        )
+        ]
+        for reason, number in Counter(reasons).items():
+            room.looked.labels("hold" if reason else "go", reason or "").inc(number)
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 
     answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)

@@ -324,7 +324,7 @@ class Store:
 
     def add_effects(self, effects: Sequence[Effect]) -> None:
         """Keeps what rows of a batch brought."""
-        self._insert(BATCH_EFFECT, [vars(effect) for effect in effects])
+        insert_rows(self._db, BATCH_EFFECT, [vars(effect) for effect in effects])
 
     def effects(self, batch_id: str, limit: int) -> list[Effect]:
         """What a batch brought and nobody has taken back yet, by line."""
@@ -336,6 +336,11 @@ class Store:
         """They were dealt with, up to a line."""
         where = BATCH_EFFECT.c.batch_id == batch_id, BATCH_EFFECT.c.row <= through
         self._db.execute(sa.delete(BATCH_EFFECT).where(*where))
+
+    def count_batches(self) -> dict[tuple[str], int]:
+        """How many batches are in each state; a state without any is not in it."""
+        rows = self._db.execute(sa.select(BATCH.c.state, sa.func.count()).group_by(BATCH.c.state))
+        return {(state,): number for state, number in rows}
 
     def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
         rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time

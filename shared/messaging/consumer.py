@@ -26,6 +26,9 @@ from shared.storage.retention import STAND_IN
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
 
+OUTCOMES = ("handled", "duplicate", "diverted", "parked")
+"""What can become of a message; a diverted one waits behind a parked one of its key."""
+
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 W = TypeVar("W", bound=Work)
 
@@ -86,7 +89,7 @@ class Consumer:
         self._on_parked = on_parked
         self._on_released = on_released
         self.counts: Counter[str] = Counter()
-        """handled, duplicate, diverted, parked: messages since the start of the process."""
+        """Messages since the start of the process, by outcome."""
 
     @property
     def topics(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from shared.storage.lease import LEASE, Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
-BATCH = 500
+BATCH = 2_000
 
 
 class Relay:

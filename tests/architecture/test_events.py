@@ -9,6 +9,7 @@ import pytest
 
 from services import docs
 from services.all_in_one import Suite
+from services.dashboards import DASHBOARDS
 from shared.clock import ZONE, FrozenClock
 from shared.events.base import Event
 from shared.events.catalogue import EVENTS, OUTSIDE_READERS, TOPICS, topic_of
@@ -139,17 +140,16 @@ def test_the_generated_documents_are_fresh() -> None:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "docs").mkdir()
     (tmp_path / "README.md").write_text(f"# yingbao\n\n{docs.BEGIN}\nold\n{docs.END}\n\nend\n", "utf-8")
+    (tmp_path / "docker-compose.yml").write_text("${POSTGRES_PASSWORD:?}", "utf-8")
     return tmp_path
 
 
 def test_documents_are_written_once_and_then_fresh(root: Path) -> None:
     """With `check` nothing is written; what stands around the settings stays."""
+    boards = (f"deploy/grafana/dashboards/{board.uid}.json" for board in DASHBOARDS)
     names = (
-        "docs/events.md",
-        "docs/datasets.md",
-        "docs/asyncapi.json",
-        "deploy/kafka/topics.csv",
-        "README.md",
+        *("docs/events.md", "docs/datasets.md", "docs/asyncapi.json", "deploy/kafka/topics.csv"),
+        *("README.md", ".env.example", *boards),
     )
     documents = [Path(name) for name in names]
     assert docs.write(check=True, root=root) == documents
@@ -163,7 +163,13 @@ def test_documents_are_written_once_and_then_fresh(root: Path) -> None:
     assert "`YINGBAO_<SERVICE>_DATA_DIR`" in readme
 
 
-@pytest.mark.parametrize("name", ["docs/events.md", "docs/asyncapi.json", "deploy/kafka/topics.csv"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("docs/events.md", "docs/asyncapi.json", "deploy/kafka/topics.csv"),
+        *(".env.example", "deploy/grafana/dashboards/services.json"),
+    ],
+)
 def test_an_edited_document_is_stale(root: Path, name: str) -> None:
     """A generated file that somebody wrote into by hand."""
     docs.write(check=False, root=root)

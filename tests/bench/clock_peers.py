@@ -70,22 +70,23 @@ def fire_apscheduler(url: str, pending: int, due: int) -> float:
 
 def _jobs(scheduler: BackgroundScheduler, url: str, pending: int, due: int) -> Iterator[tuple[Any, ...]]:
     now = datetime.now(ZONE)  # noqa: TID251 - theirs has no clock that could be simulated
+    job = Job(
+        scheduler,
+        id="clock",
+        trigger=DateTrigger(now),
+        executor="default",
+        func=fire,
+        args=(url, 0),
+        kwargs={},
+        name="fire",
+        misfire_grace_time=None,
+        coalesce=True,
+        max_instances=1,
+        next_run_time=now,
+    )
     for n in range(pending):
         at = now - timedelta(seconds=1) if n < due else now + timedelta(days=1, seconds=n % 86_400)
-        job = Job(
-            scheduler,
-            id=f"clock-{n}",
-            trigger=DateTrigger(at),
-            executor="default",
-            func=fire,
-            args=(url, n),
-            kwargs={},
-            name="fire",
-            misfire_grace_time=None,
-            coalesce=True,
-            max_instances=1,
-            next_run_time=at,
-        )
+        job.id, job.args, job.trigger, job.next_run_time = f"clock-{n}", (url, n), DateTrigger(at), at
         yield job.id, at.timestamp(), pickle.dumps(job.__getstate__(), pickle.HIGHEST_PROTOCOL)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from typer.testing import CliRunner
 
 from services.cli import app, token_minter
@@ -64,6 +65,15 @@ def settled(url: str) -> None:
         )
 
     wait_until(quiet, "the suite is quiet")
+
+
+def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, not a traceback."""
+    for name in ("REGISTRY", "MATCHING", "NOTIFY", "TARGETS"):
+        nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+        monkeypatch.setenv(f"YINGBAO_{name}_DATABASE_URL", nowhere)
+    status, said = run("events", "prune")
+    assert (status, said.startswith("registry: the database is away")) == (1, True)
 
 
 def test_commands_beside_a_running_suite(tmp_path: Path) -> None:

@@ -449,9 +449,9 @@ def test_the_funnel_is_checked_daily_ten_minutes_after_midnight(tmp_path: Path) 
         assert [line["event"] for line in logs] == ["leads_stand_still"]
         assert await suite.due("funnel") == at("2026-02-21", "00:10")
         metrics = (await client.get("/metrics")).text
-        assert 'yingbao_matching_leads{place="opened_not_sent"} 1.0' in metrics
-        assert 'yingbao_matching_leads{place="held"} 0.0' in metrics
-        assert "yingbao_matching_leads_overdue 1.0" in metrics
+        assert 'yingbao_funnel_leads{place="opened_not_sent"} 1.0' in metrics
+        assert 'yingbao_funnel_leads{place="held"} 0.0' in metrics
+        assert "yingbao_leads_overdue 1.0" in metrics
         with suite.service.core.database.write() as db:
             db.execute(sa.update(lead).values(next_on=None))
         with capture_logs() as logs:

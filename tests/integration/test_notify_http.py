@@ -386,10 +386,10 @@ def test_receipts_want_the_secret_address(tmp_path: Path) -> None:
                 assert (answer.status_code, answer.json()["code"]) == (400, "unreadable_report")
             assert (await suite.client.post(good, content=b" " * 70_000)).status_code == 413
             metrics = (await suite.client.get("/metrics")).text
-            assert 'yingbao_notify_receipts_total{result="unmatched"} 3.0' in metrics
-            assert 'yingbao_notify_receipts_total{result="unreadable"} 9.0' in metrics
-            assert "yingbao_notify_contacts_overdue 0.0" in metrics
-            assert "yingbao_notify_notices_unsayable 0.0" in metrics
+            assert 'yingbao_receipts_total{result="unmatched"} 3.0' in metrics
+            assert 'yingbao_receipts_total{result="unreadable"} 9.0' in metrics
+            assert "yingbao_contacts_overdue 0.0" in metrics
+            assert "yingbao_notices_unsayable 0.0" in metrics
 
     asyncio.run(run())
 

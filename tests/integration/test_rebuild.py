@@ -93,6 +93,26 @@ def test_the_same_figures_also_of_what_is_not_published_yet(tmp_path: Path) -> N
     asyncio.run(run())
 
 
+def test_the_same_figures_on_the_other_database(tmp_path: Path, postgres: Postgres) -> None:
+    """A city that moves from SQLite to PostgreSQL can take its figures along so."""
+
+    async def run() -> None:
+        async with System(tmp_path) as system:
+            await lived(system)
+        old, publishers = rebuilt(tmp_path)
+        await rebuild_targets(old, publishers, SystemClock())
+        new = Database(postgres.new_database())
+        await rebuild_targets(new, publishers, SystemClock())
+        assert differing(old, new) == []
+        with new.write() as db:
+            db.execute(sa.delete(spell).where(spell.c.kind == "resumed"))
+        assert differing(old, new) == ["spell"]
+        for database in (old, new, publishers["registry"].database):
+            database.close()
+
+    asyncio.run(run())
+
+
 def test_what_was_replayed_is_known_when_it_comes_again(tmp_path: Path) -> None:
     """So targets can go on with the new database where its topic stands."""
 

@@ -14,6 +14,7 @@ from services.targets.app import build
 from services.targets.settings import TargetsSettings
 from services.targets.tables import PLUMBING as TARGETS
 from shared.clock import FrozenClock
+from shared.events.catalogue import TOPIC_DAYS
 from shared.ids import first_event_id, new_event_ids
 from shared.messaging.in_process import InProcessBus
 from shared.storage import retention
@@ -122,6 +123,7 @@ def test_ids_sort_by_birth() -> None:
     ids = [born(at) for at in (days(400), days(1), WALL - timedelta(milliseconds=1))]
     assert ids == sorted(ids)
     assert ids[-1] < first_event_id(WALL) < born(WALL)
+    assert first_event_id(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)) == "00000000-03e8"  # a thousand ms
     assert all(first_event_id(datetime(2026, 1, 1, tzinfo=UTC)) < id_ < STAND_IN for id_ in new_event_ids(3))
 
 
@@ -145,6 +147,11 @@ def test_the_inbox_forgets_after_its_days(database: Database) -> None:
     prune(database, PLUMBING, wall=WALL)
     assert kept(database, INBOX) == {late, young}
     assert claim(database, late) == []
+
+
+def test_the_inbox_remembers_longer_than_any_topic() -> None:
+    """Whatever a topic brings again is known; the client's clock and the broker's may differ by days."""
+    assert (INBOX_DAYS, TOPIC_DAYS) == (42, 35)
 
 
 def test_what_arrived_late_shields_only_itself(database: Database) -> None:

@@ -226,7 +226,7 @@ def bench(tmp_path: Path) -> Bench:
     clock = FrozenClock(datetime(2027, 2, 3, 1, 0, tzinfo=UTC))
     issuer = LocalIssuer(tmp_path / "issuer.jwk", clock)
     core = FakeCore(Verifier(issuer.jwks, clock))
-    metrics = Metrics("test")
+    metrics = Metrics()
     app = FastAPI(openapi_url=None)
     install(app, clock=clock, metrics=metrics, rate_limit_per_s=5)
     app.state.core = core
@@ -801,7 +801,7 @@ def test_requests_are_counted_by_template(bench: Bench) -> None:
     bench.send("GET", "/nowhere/secret")
     bench.send("POST", "/v1/things", content=b"{", headers={"content-type": "application/json"})
     text = bench.metrics.render().decode()
-    assert 'yingbao_test_http_requests_total{method="GET",route="/v1/things/{name}",status="200"} 1.0' in text
+    assert 'yingbao_http_requests_total{method="GET",route="/v1/things/{name}",status="200"} 1.0' in text
     assert 'route="unmatched",status="404"' in text
     assert 'method="POST",route="/v1/things",status="400"' in text
     assert "secret" not in text
