@@ -32,7 +32,7 @@ import psycopg
 from services.demo_clock import DEMO_START
 from services.registry.app import build
 from services.registry.commands import RegisterUnit, register_units
-from services.registry.domain import Contact, UnitKind
+from services.registry.domain import Contact, ContactRole, UnitKind
 from services.registry.settings import RegistrySettings
 from shared.clock import FrozenClock
 from shared.messaging.in_process import InProcessBus
@@ -127,7 +127,7 @@ def _item(body: dict[str, Any]) -> RegisterUnit:
         town=body["town"],
         address=body["address"],
         industry=body["industry"],
-        contacts=(Contact(**contact),),
+        contacts=(Contact(ContactRole(contact["role"]), contact["name"], contact["mobile"]),),
     )
 
 
