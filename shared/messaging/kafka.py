@@ -26,6 +26,9 @@ BATCH_BYTES = 256 * 1024
 
 POLL_MS = 200
 BACKOFF_MS = 500
+SESSION_MS = 10_000
+"""How long a consumer may be silent before its partitions go to another one."""
+
 REQUEST_MS = 10_000
 """How long a request may take; a broker that takes longer is tried anew."""
 
@@ -48,15 +51,18 @@ class KafkaBus:
     instances of a service share its partitions. A broker that is away is tried again for ever.
     """
 
-    def __init__(self, bootstrap: str, *, prefix: str = "") -> None:
+    def __init__(self, bootstrap: str, *, prefix: str = "", session_ms: int = SESSION_MS) -> None:
         self._bootstrap = bootstrap
         self._prefix = prefix
+        self._session_ms = session_ms
         self._readers: dict[str, _Reader] = {}
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     def subscribe(self, subscription: Subscription) -> None:
-        self._readers[subscription.consumer] = _Reader(self._bootstrap, self._prefix, subscription)
+        self._readers[subscription.consumer] = _Reader(
+            self._bootstrap, self._prefix, subscription, self._session_ms
+        )
 
     @property
     def connected(self) -> bool:
@@ -146,7 +152,8 @@ class KafkaBus:
 class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is untyped
     """One consumer group member: takes batches, hands them over, commits offsets afterwards."""
 
-    def __init__(self, bootstrap: str, prefix: str, subscription: Subscription) -> None:
+    def __init__(self, bootstrap: str, prefix: str, subscription: Subscription, session_ms: int) -> None:
+        self._session_ms = session_ms
         self._prefix = prefix
         self._subscription = subscription
         self._bootstrap = bootstrap
@@ -201,6 +208,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=600_000,
+            session_timeout_ms=self._session_ms,
+            heartbeat_interval_ms=self._session_ms // 4,
             request_timeout_ms=REQUEST_MS,
             retry_backoff_ms=BACKOFF_MS,
         )
