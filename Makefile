@@ -26,10 +26,10 @@ check: .venv/tests ## formatting, lints, types, import rules, fresh documents
 docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
 
-bench: .venv/tests ## speed beside peers on the same data; NAME=clocks or register
+bench: .venv/tests ## speed beside peers on the same data; NAME=clocks, events, latency or register
 	@$(BIN)/python -m tests.bench.$(NAME)
 
-chaos: .venv/tests ## kill -9 through the story; NAME=main
+chaos: .venv/tests ## main: kill -9 through the story; herd: 50,000 clocks due on one day; NAME=…
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced

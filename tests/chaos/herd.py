@@ -34,7 +34,8 @@ from services.registry.app import build
 from services.registry.commands import RegisterUnit, register_units
 from services.registry.domain import Contact, ContactRole, UnitKind
 from services.registry.settings import RegistrySettings
-from shared.clock import FrozenClock
+from shared.auth import LocalIssuer
+from shared.clock import FrozenClock, SystemClock
 from shared.messaging.in_process import InProcessBus
 from shared.storage.work import Cause
 from tests.support.load import bodies
@@ -79,7 +80,9 @@ def play(stack: Stack, databases: dict[str, str], due: int, rate: int, probes: f
     until("SELECT count(*) FROM clock", databases["matching"], due, "clocks run")
     until("SELECT count(*) FROM unit_contact", databases["notify"], due, "contacts known")
     with httpx.Client(transport=stack.transport(), base_url="http://suite", timeout=60) as client:
-        probing = Probing(client, stack.token("ADM"), due, probes)
+        issuer = LocalIssuer(stack.folder / "issuer.jwk", SystemClock())
+        scopes = ["units:write", "units:read", "leads:read", "notices:read"]
+        probing = Probing(client, issuer.token("herd", department="ADM", scopes=scopes), due, probes)
         with probing:
             began = time.monotonic()
             client.post("/demo/clock", json={"to": OPENING}).raise_for_status()
@@ -150,6 +153,7 @@ class Probing:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.took: list[float] = []
+        self.failed: list[str] = []
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -157,6 +161,8 @@ class Probing:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
+        if self.failed:
+            raise RuntimeError(f"a request failed: {self.failed}")
 
     def _run(self) -> None:
         while not self._ended.wait(1 / self._rate):
@@ -164,7 +170,8 @@ class Probing:
             began = time.perf_counter()
             answer = self._client.request(method, path, json=body, headers=self._headers)
             self.took.append(time.perf_counter() - began)
-            answer.raise_for_status()
+            if answer.is_error:
+                self.failed.append(f"{answer.status_code} {method} {path}")
 
 
 def _requests(units: int) -> Iterator[tuple[str, str, dict[str, Any] | None]]:

@@ -1,6 +1,7 @@
 """Hand-over: the last look, one attempt per notice, what the carrier's answers do, the brake, the hours, kills."""
 
 import asyncio
+import itertools
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -742,6 +743,29 @@ class _Steady(SystemClock):
 
     def now(self) -> datetime:
         return self._at
+
+
+def test_a_stall_is_not_made_up_for(tmp_path: Path) -> None:
+    """After the process stood still for a while the carrier still gets no more than it takes in any time."""
+    rate, stall_s = 100, 0.08
+
+    async def story(desk: Desk) -> None:
+        passed: list[float] = []
+
+        async def one() -> None:
+            await desk.delivery._turn()
+            passed.append(desk.clock.monotonic())
+            while len(passed) == 1 and desk.clock.monotonic() < passed[0] + stall_s:
+                pass  # nothing else runs meanwhile
+
+        await asyncio.gather(*(one() for _ in range(8)))
+        assert all(later - earlier > 0.9 / rate for earlier, later in itertools.pairwise(passed))
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, _Steady(NOW), rate_per_s=rate) as desk:
+            await story(desk)
+
+    asyncio.run(run())
 
 
 def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:
