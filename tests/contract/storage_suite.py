@@ -225,15 +225,13 @@ class StorageSuite:
     def test_of_bulk_keys_only_new_ones_are_inserted(self, database: Database) -> None:
         """They are told, and what is there stays as it is."""
         with database.write() as db:
-            insert_rows(db, record, [{"key": "a", "note": {}}])
-            assert insert_new_keys(db, record, ["b", "a", "荣成"], note=[1]) == {"b", "荣成"}
-            assert insert_new_keys(db, record, ["b"], note=[2]) == set()
-            assert insert_new_keys(db, record, []) == set()
-        assert [(row["key"], row["note"]) for row in self.records(database)] == [
-            ("a", {}),
-            ("b", [1]),
-            ("荣成", [1]),
-        ]
+            insert_rows(db, counter, [{"name": "a", "number": 0}])
+            assert insert_new_keys(db, counter, ["b", "a", "荣成"], number=1) == {"b", "荣成"}
+            assert insert_new_keys(db, counter, ["b"], number=2) == set()
+            assert insert_new_keys(db, counter, []) == set()
+        with database.read() as db:
+            found = dict(db.execute(sa.select(counter.c.name, counter.c.number)).tuples().all())
+        assert found == {"a": 0, "b": 1, "荣成": 1}
 
     def test_bulk_rows_count_as_written(self, database: Database) -> None:
         """So that a refused command that wrote something is rolled back."""
