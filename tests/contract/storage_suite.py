@@ -230,7 +230,7 @@ class StorageSuite:
             assert insert_new_keys(db, counter, ["b"], number=2) == set()
             assert insert_new_keys(db, counter, []) == set()
         with database.read() as db:
-            found = dict(db.execute(sa.select(counter.c.name, counter.c.number)).tuples().all())
+            found = {row.name: row.number for row in db.execute(sa.select(counter))}
         assert found == {"a": 0, "b": 1, "荣成": 1}
 
     def test_bulk_rows_count_as_written(self, database: Database) -> None:
