@@ -8,6 +8,9 @@ overdue, so a lead opens and ends again, with history, audit and outbox rows. Th
 filled the outbox to the commit of the last effect. Beside it, in each round, a bare aiokafka loop consumes the
 same messages and inserts each as one row (id, type, subject, time, data) in batches as large as ours, with
 offsets committed after the rows: it relays nothing, knows no duplicate and works out nothing.
+
+What limits ours is the consumer, which takes one batch after the other: of an event's time some 50 µs are
+Python (reading, the rule, rows to and fro) and some 27 µs PostgreSQL; the relay needs a third of that.
 The last line is one JSON object (design: events).
 """
 
