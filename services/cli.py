@@ -168,7 +168,7 @@ def demo(
         url = f"http://127.0.0.1:{port}"
         try:
             _wait_until_up(server, url, data / "server.log")
-            code = story.run(url, token_minter(data), data, exit_after)
+            code = story.run(story.Addresses.below(url), token_minter(data), data, exit_after)
         except KeyboardInterrupt:
             Console(stderr=True).print("stopped before the story was judged", style="red")
             code = 128 + signal.SIGINT

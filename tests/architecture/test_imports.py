@@ -15,7 +15,7 @@ PLANTED = [
     ("layers of shared", "shared/storage/work.py", "import shared.messaging.bus"),
     ("layers of shared", "shared/errors.py", "import shared.settings"),
     ("layers of shared", "shared/http/access.py", "import shared.pages"),
-    ("layers of the suite", "services/demo/city.py", "import services.cli"),
+    ("layers of the suite", "services/demo/city/model.py", "import services.cli"),
     ("layers of the suite", "services/targets/domain.py", "import services.all_in_one"),
     ("layers of a service", "services/registry/store.py", "import services.registry.work"),
     ("layers of a service", "services/targets/commands.py", "import services.targets.api"),

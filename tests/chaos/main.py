@@ -128,10 +128,18 @@ OPEN_UNITS = """
     JOIN notice ON notice.id = attempt_notice.notice_id WHERE attempt.state = 'open'
 """
 UNKNOWN = "SELECT uscc, stage FROM notice WHERE state = 'unreached' AND reason = 'unknown'"
-LOST = {"missing", "second: missing"}
+LOST = {
+    f"{stage}{what}"
+    for stage in ("", "second: ", "correction: ")
+    for what in ("missing", "follow-up: missing")
+}
 EXCUSED = {
-    "reminder": {"missing", "second: missing", "second: late", "second: without a first"},
-    "second_reminder": {"second: missing"},
+    "reminder": {
+        *("missing", "follow-up: missing", "second: missing", "second: follow-up: missing"),
+        *("second: late", "second: without a first"),
+    },
+    "second_reminder": {"second: missing", "second: follow-up: missing"},
+    "correction": {"correction: missing"},
 }
 VISITED = "SELECT uscc FROM visit"
 LOOKS = """
@@ -157,7 +165,7 @@ def run(folder: Path, *, kills: int, seed: int, console: Console) -> dict[str, A
     driver = threading.Thread(
         target=lambda: told.append(
             story.run(
-                f"http://127.0.0.1:{killing.port}",
+                story.Addresses.below(f"http://127.0.0.1:{killing.port}"),
                 token_minter(folder),
                 folder,
                 exit_after=True,
@@ -198,7 +206,7 @@ def judge(killing: Killing, console: Console) -> dict[str, Any]:
     may_be: dict[str, set[str]] = {}
     for uscc, stage in ended:
         if uscc in excused:
-            may_be.setdefault(uscc, set()).update(EXCUSED.get(stage, ()))
+            may_be.setdefault(uscc, set()).update(EXCUSED.get(stage.partition(":")[0], ()))
     findings = [f for f in findings if f.kind not in may_be.get(f.subject, ())]
     lost = [f for f in findings if f.kind in LOST]
     lost_units = {f.subject for f in lost} | (unknown - excused)
@@ -206,7 +214,7 @@ def judge(killing: Killing, console: Console) -> dict[str, Any]:
     other = [f for f in findings if f.kind not in LOST]
     for finding in [*lost, *other]:
         console.print(f"finding: {finding}")
-    doubled = kinds["doubled"] + kinds["second: doubled"]
+    doubled = kinds["doubled"] + kinds["second: doubled"] + kinds["correction: doubled"]
     after_enrolment = kinds["after enrolment"] + kinds["second: after enrolment"]
     in_flight: Counter[str] = Counter()
     for death in killing.log:

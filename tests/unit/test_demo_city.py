@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 
+from services.demo.check import deadline
 from services.demo.city import (
     END,
     FATES,
@@ -13,7 +14,6 @@ from services.demo.city import (
     START,
     Action,
     City,
-    deadline,
     generate,
     lead_day,
     sending_day,
@@ -45,7 +45,7 @@ def city(request):
 def actions_of(city: City, fate: str, fact: str) -> list[tuple[date, Action]]:
     """The actions of one kind in a fate, each with its unit's first deadline."""
     last = {u.uscc: deadline(u.established_on) for u in city.units if u.fate == fate}
-    return [(last[a.uscc], a) for a in city.actions if a.uscc in last and a.fact["fact"] == fact]
+    return [(last[a.uscc], a) for a in city.actions if a.uscc in last and a.facts[0]["fact"] == fact]
 
 
 def test_the_same_seed_makes_the_same_city(city):
@@ -55,10 +55,19 @@ def test_the_same_seed_makes_the_same_city(city):
 
 
 def test_every_fate_happens_to_its_minimum_count(city):
-    """About 400 units; no fate is left out."""
-    assert Counter(u.fate for u in city.units) == FATES
-    assert min(FATES.values()) >= 2
-    assert 380 <= len(city.units) <= 440
+    """Fates of one unit as often as their table says; the paths of several come beside them."""
+    fates = Counter(u.fate for u in city.units)
+    counts = {fate: count for fate, (count, _) in FATES.items()}
+    assert {fate: fates[fate] for fate in FATES} == counts
+    assert min(counts.values()) >= 2
+    assert set(fates) - set(FATES) == {
+        *("wechat_reached", "wechat_enrols", "wechat_silent", "wechat_refused", "wechat_blocked"),
+        *("both_silent", "unfollows", "agent", "agent_enrols_later", "agent_enrols", "small_agent"),
+        *("stopped_while_due", "exempted", "visited", "corrected_after_reminder", "recalled"),
+        *("file_never_enrols", "file_enrols", "row_settled", "row_sent_again", "row_left"),
+        *("stock_released", "stock_released_later", "stock_left"),
+    }
+    assert 400 <= len(city.units) <= 480
 
 
 def test_all_kinds_in_all_towns(city):
@@ -77,10 +86,13 @@ def test_codes_are_valid_but_the_planted_ones(city):
         assert unit.code_valid is (not unit.fate.startswith("wrong_code"))
 
 
-def test_each_unit_has_a_phone_of_its_own(city):
-    """No two units share a mobile, each is valid, and only one fate has none."""
+def test_each_unit_has_a_phone_of_its_own_but_an_agents(city):
+    """Two agents answer for seven and for two; each number is valid, and only one fate has none."""
     mobiles = [u.mobile for u in city.units if u.mobile]
-    assert len(mobiles) == len(set(mobiles)) == len(city.units) - FATES["no_phone"]
+    assert len(mobiles) == len(city.units) - FATES["no_phone"][0]
+    shared = {mobile: number for mobile, number in Counter(mobiles).items() if number > 1}
+    assert sorted(shared.values()) == [2, 7]
+    assert {u.contact_role for u in city.units if u.mobile in shared} == {"agent"}
     assert all(check_mobile(m).problem is None for m in mobiles)
 
 
@@ -112,9 +124,10 @@ def test_actions_come_in_order_and_after_what_they_rest_on(city):
         assert START <= action.at <= END
         assert action.after is None or action.after in seen
         seen.add(action.key)
-        if action.fact and action.fact["fact"] == "registered":
-            registered.add(action.uscc)
-        assert action.uscc is None or action.uscc in registered
+        registered |= {f.get("uscc", action.uscc) for f in action.facts if f["fact"] == "registered"}
+        about_phones = {"bound", "unfollowed"}
+        units = {f.get("uscc", action.uscc) for f in action.facts if f["fact"] not in about_phones}
+        assert units - {None} <= registered
     assert registered == {u.uscc for u in city.units}
 
 
@@ -123,7 +136,7 @@ def test_nothing_is_told_before_it_happened(city):
     future = {"future_start_in_time", "future_start_after_reminder", "future_start_over_weekend"}
     fate = {u.uscc: u.fate for u in city.units}
     for action in city.actions:
-        if action.uscc is None:
+        if action.uscc is None or not isinstance(action.body, dict):
             continue
         for name in ("established_on", "closed_on", "suspended_on", "resumed_on", "ended_on", "started_on"):
             if name in action.body:
@@ -133,7 +146,7 @@ def test_nothing_is_told_before_it_happened(city):
 
 def test_the_feed_is_late_on_fixed_nights_and_catches_up(city):
     """Each night declares the day before at 00:20, but the missed ones; the story ends behind by two days."""
-    declared = {a.at: a.body["through"] for a in city.actions if a.path.endswith("complete-through")}
+    declared = {a.at: f["through"] for a in city.actions for f in a.facts if f["fact"] == "declared"}
     first, *nights = declared
     assert (first, declared[first]) == (START + timedelta(minutes=20), "2026-01-04")
     assert all(at.time() == datetime(2026, 1, 1, 0, 20).time() for at in nights)
@@ -203,6 +216,8 @@ def test_records_hold_facts_only(city):
         "established_on",
         "mobile",
         "phone",
+        "openid",
+        "wechat",
         "code_valid",
         "fate",
         "facts",
@@ -216,4 +231,55 @@ def test_what_was_not_done_is_not_recorded(city):
     first = next(a for a in city.actions if a.uscc)
     records = city.records({first.key: city.planned()[first.key]}, until=START)
     assert [f["key"] for u in records["units"] for f in u["facts"]] == [first.key]
-    assert records["declared"] == []
+    assert records["declared"] == records["sending"] == records["answers"] == []
+
+
+def test_two_of_an_agents_seven_enrol_before_the_hours(city):
+    """All have the same deadline; no two codes end alike, so that a question is about one of them."""
+    seven = [u for u in city.units if u.fate in {"agent", "agent_enrols_later", "agent_enrols"}]
+    assert len({u.uscc[-4:] for u in seven}) == 7
+    (last,) = {deadline(u.established_on) for u in seven}
+    opens = datetime.combine(sending_day(last), datetime.min.time(), START.tzinfo) + timedelta(hours=8.5)
+    early = {
+        a.uscc for a in city.actions if a.facts and a.facts[0]["fact"] == "participation" and a.at < opens
+    }
+    assert len(early & {u.uscc for u in seven}) == 2
+    asked = [f for a in city.actions for f in a.facts if f["fact"] == "verified"]
+    assert {f["uscc"] for f in asked} == {u.uscc for u in seven}
+    assert [f["forged"] for f in asked].count(True) == 1
+
+
+def test_files_are_written_as_departments_write_them(city):
+    """In three encodings; the planted rows are the broken ones, counted as lines."""
+    files = {a.key: a for a in city.actions if isinstance(a.body, bytes)}
+    texts = {
+        "file-units": files["file-units"].body.decode("utf-8-sig"),
+        "file-stock": files["file-stock"].body.decode("gb18030"),
+        "file-participations": files["file-participations"].body.decode("gbk"),
+        "file-again": files["file-again"].body.decode(),
+    }
+    assert set(texts) == set(files)
+    for key in ("file-stock", "file-participations"):
+        with pytest.raises(UnicodeDecodeError):
+            files[key].body.decode()
+    errors = {
+        a.after: a.facts[0]["planted"] for a in city.actions if a.facts and a.facts[0]["fact"] == "errors"
+    }
+    lines = {key: text.splitlines() for key, text in texts.items()}
+    assert [len(lines["file-units"][n - 1].split(",")) for n in errors["file-units"]] == [3]
+    wrong = [lines["file-participations"][n - 1].split(",")[1] for n in errors["file-participations"]]
+    assert [check_id_number(text, today=START.date()).problem is None for text in wrong] == [False] * 5
+    assert errors["file-stock"] == []
+
+
+def test_old_cases_are_let_go_on_oldest_first(city):
+    """Each portion is all of one age, so whoever takes the oldest takes exactly these."""
+    last = {u.uscc: deadline(u.established_on) for u in city.units if u.fate.startswith("stock")}
+    portions = [
+        ([last.pop(f["uscc"]) for f in a.facts], a.body["count"])
+        for a in city.actions
+        if a.path.endswith("stock/release")
+    ]
+    assert [(len(days), count) for days, count in portions] == [(6, 6), (4, 4)]
+    first, second = (days for days, _ in portions)
+    assert max(first) < min(second) <= max(second) < min(last.values())
