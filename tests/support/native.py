@@ -8,6 +8,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,14 @@ class Postgres(Native):
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [*self._as_owner(), str(self._bin / "postgres"), "-D", str(self._data), *flags]
 
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server; one that kills or stops also to its children, each its own group."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        super().signal(number)
+        for child in children if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT) else ():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), number)
+
     def answers(self) -> bool:
         try:
             psycopg.connect(self.dsn("postgres"), connect_timeout=2).close()
@@ -151,10 +160,11 @@ class Postgres(Native):
 
 
 class Kafka(Native):
-    """One KRaft broker from Kafka's own jars."""
+    """One KRaft broker from Kafka's own jars. `advertised` is the port that clients are sent to, if not its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, advertised: int | None = None) -> None:
         super().__init__(folder)
+        self.advertised = advertised or self.port
         self._controller = free_port()
         self._config = folder / "server.properties"
         self._config.write_text(
@@ -165,7 +175,7 @@ class Kafka(Native):
                     "node.id": 1,
                     "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
                     "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
-                    "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+                    "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.advertised}",
                     "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
                     "controller.listener.names": "CONTROLLER",
                     "log.dirs": folder / "logs",
@@ -189,8 +199,8 @@ class Kafka(Native):
 
     @property
     def bootstrap(self) -> str:
-        """The broker's address."""
-        return f"127.0.0.1:{self.port}"
+        """The address that clients use."""
+        return f"127.0.0.1:{self.advertised}"
 
     def command(self) -> Sequence[str]:
         return self._java("kafka.Kafka", str(self._config))
