@@ -32,6 +32,9 @@ REQUEST_MS = 10_000
 PUBLISH_SECONDS = 8.0
 """How long publishing may take: less than the relay's lease, and idempotent clients try for ever."""
 
+SESSION_MS = 6_000
+"""After so long without a sign of life the partitions of a dead process go on; brokers refuse less."""
+
 STOP_SECONDS = 3.0
 """How long a client may take to say goodbye."""
 
@@ -204,6 +207,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=600_000,
+            session_timeout_ms=SESSION_MS,
+            heartbeat_interval_ms=SESSION_MS // 3,
             request_timeout_ms=REQUEST_MS,
             retry_backoff_ms=BACKOFF_MS,
         )

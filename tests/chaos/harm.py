@@ -8,7 +8,7 @@ import asyncio
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -84,12 +84,21 @@ class Harm:
 
 
 class Harmed:
-    """The suite with its servers and lines; use as a context manager."""
+    """The suite with its servers and lines; use as a context manager.
 
-    def __init__(self, folder: Path, *, roles: Mapping[str, Sequence[str]] | None = None) -> None:
+    `prepare` may change the processes before they are started.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        roles: Mapping[str, Sequence[str]] | None = None,
+        prepare: Callable[[Stack], None] = lambda stack: None,
+    ) -> None:
         self.folder = folder / "suite"
         self.log: list[Harm] = []
-        self._servers, self._roles = folder, roles
+        self._servers, self._roles, self._prepare = folder, roles, prepare
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -114,6 +123,7 @@ class Harmed:
             )
             self.lines["last look"].target = self.stack.front("registry").port
             self.lines["carrier"].target = self.stack.sandbox.port
+            self._prepare(self.stack)
             starting.enter_context(self.stack)
             self.clock = SimulatedClock(self.folder / "clock.json", start=DEMO_START)
             self._stack = starting.pop_all()
@@ -185,14 +195,16 @@ class Harmed:
     def _standing_still(self) -> Generator[set[str]]:
         """Stops every process of the suite, so that what is looked at is what is harmed; some may stay so."""
         stays: set[str] = set()
-        for process in self.stack.all:
-            process.signal(signal.SIGSTOP)
+        self._signal_all(signal.SIGSTOP)
         try:
             yield stays
         finally:
-            for process in self.stack.all:
-                if process.process.poll() is None and process.folder.name not in stays:
-                    process.signal(signal.SIGCONT)
+            self._signal_all(signal.SIGCONT, stays)
+
+    def _signal_all(self, number: int, but: Collection[str] = ()) -> None:
+        for process in self.stack.all:
+            if process.process.poll() is None and process.folder.name not in but:
+                process.signal(number)
 
     def _wait_for_attempt(self) -> None:
         give_up = time.monotonic() + BUSY_WITHIN_S
@@ -201,6 +213,12 @@ class Harmed:
                 if db.execute(OPEN).fetchone() != (0,):
                     return
                 time.sleep(0.001)
+
+    def note_death(self, name: str, point: str, again: Callable[[], None]) -> None:
+        """Writes down that a process killed itself at a point, and starts it again."""
+        began, began_at = self.clock.wall(), self.clock.now()
+        again()
+        self.log.append(Harm("kill", name, {point: 1}, began, self.clock.wall(), began_at, self.clock.now()))
 
     # -- looking from outside ------------------------------------------------------------------------
 
