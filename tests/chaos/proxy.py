@@ -5,6 +5,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Self
 
 CHUNK = 65_536
@@ -112,8 +113,10 @@ class Proxy:
             await asyncio.gather(self._pump(reader, server), self._pump(from_server, client))
         finally:
             self._pairs.discard(pair)
-            client.close()
-            server.close()
+            for writer in pair:
+                writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
 
     async def _pump(self, source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
         try:

@@ -4,6 +4,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -15,12 +16,10 @@ class _Echo(socketserver.BaseRequestHandler):
     """Sends back what it gets, and remembers it."""
 
     def handle(self) -> None:
-        while data := self.request.recv(100):
-            self.server.heard += data  # type: ignore[attr-defined]
-            try:
+        with suppress(OSError):
+            while data := self.request.recv(100):
+                self.server.heard += data  # type: ignore[attr-defined]
                 self.request.sendall(data)
-            except OSError:
-                return
 
 
 class _Server(socketserver.ThreadingTCPServer):
