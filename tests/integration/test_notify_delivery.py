@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
-from services.notify.commands import ChangeSending, change_sending, give_up_open, try_texts_again
+from services.notify.commands import ChangeSending, change_sending, try_texts_again
 from services.notify.domain import SendingState
 from services.notify.tables import PLUMBING, attempt, notice, unit_contact
 from shared.calendar import load_calendar
@@ -479,36 +479,50 @@ def test_a_crash_of_the_carriers_adapter_is_an_unknown_outcome(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("outcome", "state", "attempt_state"),
+    ("outcome", "settled"),
     [
-        (Accepted("g"), ("handed_over", None), "accepted"),
-        (NotSent("late"), ("queued", None), "released"),
-        (REFUSED, ("unreached", "refused"), "refused"),
-        (Unknown("cut"), ("queued", None), "unknown"),
+        (Accepted("g"), "accepted"),
+        (NotSent("late"), "released"),
+        (REFUSED, "refused"),
+        (Unknown("cut"), "unknown"),
     ],
     ids=["accepted", "not sent", "refused", "unknown"],
 )
 def test_a_deliverer_that_comes_back_settles_what_was_given_up(
-    tmp_path: Path, outcome: Submission, state: Any, attempt_state: str
+    tmp_path: Path, outcome: Submission, settled: str
 ) -> None:
     """It was stopped for longer than its lease: what it knows for certain counts, and frees the phone."""
 
-    async def story(desk: Desk) -> None:
-        async def given_up() -> None:
-            desk.carrier.meanwhile = lambda: None
-            await desk.core.run(give_up_open, urgent=True)
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        async with (
+            Desk.at_work(tmp_path, clock, gear=gear) as stopped,
+            Desk.at_work(tmp_path, clock, gear=gear) as desk,
+        ):
+            reached, goes_on = asyncio.Event(), asyncio.Event()
 
-        desk.carrier.meanwhile, desk.carrier.outcomes = given_up, [outcome]
-        await due(desk)
-        await desk.delivery.deliver()
-        assert [state] == await desk.states()
-        assert [attempt_state] == [row.state for row in await desk.rows(attempt)]
-        await due(desk, OTHER)
-        desk.clock.move_to(at("2026-02-10", "10:30"))
-        await desk.deliver()
-        assert (len(desk.carrier.messages) == 1) == (attempt_state == "unknown")
+            async def stand_still() -> None:
+                reached.set()
+                await goes_on.wait()
 
-    play(tmp_path, story)
+            stopped.carrier.meanwhile, stopped.carrier.outcomes = stand_still, [outcome]
+            await due(stopped)
+            portion = asyncio.ensure_future(stopped.delivery.deliver())
+            await reached.wait()
+            await desk.deliver()  # gives it up
+            await due(desk, OTHER)
+            clock.move_to(at("2026-02-10", "10:30"))
+            await desk.deliver()
+            assert await desk.attempts() == ["unknown"]
+            goes_on.set()
+            await portion
+            assert await desk.attempts() == [settled]
+            assert desk.carrier.messages == []
+            clock.move_to(at("2026-02-10", "11:30"))
+            await desk.deliver()
+            assert bool(desk.carrier.messages) == (settled != "unknown")
+
+    asyncio.run(run())
 
 
 # -- the lead ends while an attempt is under way -------------------------------------------------------
