@@ -29,7 +29,8 @@ docs: .venv/tests ## write the generated documents
 bench: .venv/tests ## speed beside peers on the same data; NAME=clocks or register
 	@$(BIN)/python -m tests.bench.$(NAME)
 
-chaos: .venv/tests ## kill -9 through the story; NAME=main
+chaos: .venv/tests ## harm done to the suite while the story is told; NAME=main
+	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
@@ -20,6 +21,8 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+from sqlalchemy.exc import DBAPIError
 
 from services import docs as documents
 from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
@@ -30,6 +33,7 @@ from services.matching import tables as matching_tables
 from services.notify import tables as notify_tables
 from services.notify.sandbox import SandboxSettings
 from services.notify.sandbox import __main__ as sandbox
+from services.rebuild import NotEmptyError, differing, rebuild_targets
 from services.registry import tables as registry_tables
 from services.targets import tables as targets_tables
 from services.targets.settings import TargetsSettings
@@ -40,11 +44,12 @@ from shared.documents import DocumentError, pack, read_csv
 from shared.events.catalogue import TOPICS
 from shared.logs import configure
 from shared.messaging.kafka import create_topics
-from shared.settings import ServiceSettings, UnknownSetting, refuse_unknown
+from shared.messaging.replay import Publisher
+from shared.settings import UnknownSetting, refuse_unknown
 from shared.storage import migrations
-from shared.storage.audit import Verdict
 from shared.storage.audit import verify as verify_trail
-from shared.storage.database import Database
+from shared.storage.database import Database, is_transient
+from shared.storage.retention import add_partitions, prune
 
 app = typer.Typer(
     help="应保尽保: finds who should be in social insurance and is not, tells them, and proves progress.",
@@ -53,11 +58,18 @@ app = typer.Typer(
 )
 calendar = typer.Typer(help="Working days, as the State Council publishes them each November.")
 app.add_typer(calendar, name="calendar")
+contacts = typer.Typer(help="What departments supplied about how to reach units.")
+app.add_typer(contacts, name="contacts")
+events = typer.Typer(help="What the services told each other: kept, forgotten, played again.")
+app.add_typer(events, name="events")
 audit = typer.Typer(help="The trail of who did what, chained so that nobody alters it unseen.")
 app.add_typer(audit, name="audit")
 
 Data = Annotated[Path, typer.Option("--data", help="Folder for databases and keys.")]
 Port = Annotated[int, typer.Option(help="Port on 127.0.0.1.")]
+
+OPERATORS = "OPS"
+"""Whoever runs the suite; no department of the plan."""
 
 GRACE_SECONDS = 6
 """How long requests under way may take when a process is told to stop; the loops need the rest of ten."""
@@ -111,6 +123,9 @@ def _serve_alone(name: str, role: str, host: str, port: int) -> None:
 
 
 def _run(asgi: Any, host: str, port: int) -> None:
+    # What was built stays to the end: looking through it for garbage again and again took a tenth of the time.
+    gc.collect()
+    gc.freeze()
     uvicorn.run(
         asgi,
         host=host,
@@ -180,16 +195,17 @@ def demo(
 
 @app.command()
 def token(
-    department: Annotated[str, typer.Option(help="Code of the department, such as ADM or HRSS.")],
+    department: Annotated[
+        str, typer.Option(help="Code of the department, such as ADM or HRSS; OPS are the operators.")
+    ],
     town: Annotated[str | None, typer.Option(help="Limit to the units of one town, by name.")] = None,
     hours: Annotated[int, typer.Option(min=1, max=24 * 31, help="How long it is valid.")] = 12,
     data: Data = Path("var/demo"),
 ) -> None:
     """Prints a bearer token of the local issuer, for development."""
     folder = pack(None)
-    _refuse_other(
-        "department", department, [row["code"] for row in read_csv(folder / "departments.csv", ["code"])]
-    )
+    codes = {row["code"] for row in read_csv(folder / "departments.csv", ["code"])}
+    _refuse_other("department", department, sorted(codes | {OPERATORS}))
     if town is not None:
         _refuse_other("town", town, [row["name"] for row in read_csv(folder / "towns.csv", ["name"])])
     bearer = _issuer(data).token(
@@ -225,6 +241,97 @@ def import_calendar(
         Console().print(f"{year.year}: taken over")
 
 
+@contacts.command()
+def republish(
+    uscc: Annotated[
+        list[str] | None, typer.Option(help="Only this unit; may be given up to 500 times.")
+    ] = None,
+    url: Annotated[str, typer.Option(help="Address of registry.")] = "http://127.0.0.1:8000/registry",
+    data: Data = Path("var/demo"),
+) -> None:
+    """Lets registry tell the contacts of units again as they stand; services that lost them have them then."""
+    bearer, total = token_minter(data)("OPS"), 0
+    body: dict[str, Any] | None = {"uscc": uscc or []}
+    with Console().status("telling contacts again") as status:
+        while body is not None:
+            answer = httpx.post(
+                f"{url}/v1/contacts/republish", json=body, headers={"Authorization": f"Bearer {bearer}"}
+            )
+            if answer.is_error:
+                _fail(answer.text)
+            portion = answer.json()
+            total += portion["republished"]
+            status.update(f"{total} units")
+            body = {"after": portion["next"]} if portion["next"] and not uscc else None
+    Console().print(f"{total} units: contacts told again")
+    if uscc and total < len(set(uscc)):
+        _fail(f"{len(set(uscc)) - total} of the given units are unknown or never had contacts")
+
+
+@events.command("prune")
+def prune_events(
+    log_before: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m"], help="Also drop the event log of all months before this one."),
+    ] = None,
+    data: Data = Path("var/data"),
+) -> None:
+    """Forgets what was kept long enough, in every service; run it daily. The services may run meanwhile.
+
+    Inbox rows go after 42 days, contact events after 35, answers to idempotent requests after 7. The event
+    log stays unless --log-before is given: figures can't be rebuilt from months that are gone.
+    """
+    wall, before = SystemClock().wall(), log_before.date() if log_before else None
+    for name, database in _databases(data).items():
+        plumbing = TABLES[name].PLUMBING
+        try:
+            with database.write(keys=()) as db:
+                add_partitions(db, plumbing, wall=wall)
+            pruned = prune(database, plumbing, wall=wall, log_before=before)
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            _fail(f"{name}: the database is away, or somebody reads a table without end; run this again")
+        finally:
+            database.close()
+        rows = ", ".join(f"{number} rows of {table}" for table, number in pruned.rows.items())
+        print(f"{name}: {len(pruned.partitions)} partitions, {rows or 'no rows'}")  # noqa: T201
+
+
+@events.command("rebuild")
+def rebuild_events(
+    service: Annotated[str, typer.Argument(help="targets, the service that is built from events alone.")],
+    into: Annotated[str, typer.Option(help="SQLAlchemy URL of an empty database to build into.")],
+    data: Data = Path("var/data"),
+) -> None:
+    """Builds a service's figures anew from what the others told, and compares them with those it has.
+
+    Stop the service before, and start it on the new database afterwards; the others may run. Nothing is
+    published and nobody is notified.
+    """
+    _refuse_other("service", service, ["targets"])
+    found = _databases(data)
+    publishers = {name: Publisher(found[name], TABLES[name].PLUMBING) for name in found}
+    new = Database(into)
+    with Progress(TextColumn("{task.completed} facts"), TimeElapsedColumn(), transient=True) as progress:
+        task = progress.add_task("replay", total=None)
+
+        def told(number: int) -> None:
+            progress.advance(task, number)
+
+        try:
+            counts = asyncio.run(rebuild_targets(new, publishers, SystemClock(), told=told))
+        except NotEmptyError:
+            _fail(f"{new.url.render_as_string()} is not empty; name a database that is")
+    differences = differing(found["targets"], new)
+    for database in (*found.values(), new):
+        database.close()
+    print(f"targets: {counts['handled']} facts, {counts['parked'] + counts['diverted']} parked")  # noqa: T201
+    if differences:
+        _fail(f"other figures than targets has now: {', '.join(differences)}")
+    print("the same figures as targets has now")  # noqa: T201 - the output is the product
+
+
 @audit.command()
 def verify(
     data: Data = Path("var/data"),
@@ -238,13 +345,13 @@ def verify(
     """
     missing = set(expect or ())
     whole = True
-    for settings in (cls(data_dir=data) for cls in SETTINGS):
-        if settings.database_url is None and not (data / f"{settings.service}.db").exists():
-            _fail(f"{settings.service}: no database in {data}; give the folder with --data")
-        verdict = _verdict(settings)
+    for name, database in _databases(data).items():
+        with database.read() as db:
+            verdict = verify_trail(db, TABLES[name].PLUMBING)
+        database.close()
         state = "whole" if not verdict.breaks else "BROKEN"
         print(  # noqa: T201 - the output is the product
-            f"{settings.service}: {state}, {len(verdict.hashes)} blocks,"
+            f"{name}: {state}, {len(verdict.hashes)} blocks,"
             f" newest {verdict.hashes[-1] if verdict.hashes else 'none'}, {verdict.unsealed} rows unsealed"
             + (f" since {verdict.unsealed_since}" if verdict.unsealed_since else "")
         )
@@ -261,7 +368,7 @@ def verify(
 def docs(
     check: Annotated[bool, typer.Option("--check", help="Only say whether they are fresh.")] = False,
 ) -> None:
-    """Writes the generated documents: docs/events.md and the settings in README.md."""
+    """Writes the generated documents: events, data sets, AsyncAPI, topics, settings, .env.example, dashboards."""
     stale = documents.write(check=check)
     if check and stale:
         _fail(f"stale: {', '.join(map(str, stale))}; run `make docs`")
@@ -279,13 +386,13 @@ def revision(service: str, message: str) -> None:
     Console().print(f"wrote {written}" if written else "nothing to do: tables and revisions agree")
 
 
-def _verdict(settings: ServiceSettings) -> Verdict:
-    database = Database(settings.database)
-    try:
-        with database.read() as db:
-            return verify_trail(db, TABLES[settings.service].PLUMBING)
-    finally:
-        database.close()
+def _databases(data: Path) -> dict[str, Database]:
+    """Every service's database, as its settings say; ends the command where one is missing."""
+    settings = [cls(data_dir=data) for cls in SETTINGS]
+    for its in settings:
+        if its.database_url is None and not (data / f"{its.service}.db").exists():
+            _fail(f"{its.service}: no database in {data}; give the folder with --data")
+    return {its.service: Database(its.database) for its in settings}
 
 
 def token_minter(data: Path) -> Callable[[str], str]:

@@ -1,6 +1,6 @@
 """The one error that callers see: an RFC 9457 problem with a stable code, in Chinese and English."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -12,6 +12,14 @@ class FieldError:
     code: str
     zh: str
     en: str
+
+
+def not_one_of(pointer: str, allowed: Iterable[str]) -> FieldError:
+    """A field that takes a few values, and has another one."""
+    values = list(allowed)
+    return FieldError(
+        pointer, "not_allowed", f"取值须为 {'、'.join(values)} 之一", f"must be one of {', '.join(values)}"
+    )
 
 
 class Problem(Exception):  # noqa: N818 - the RFC's own word

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from functools import lru_cache
 
 # GB 32100-2015: no I, O, S, V, Z.
 USCC_ALPHABET = "0123456789ABCDEFGHJKLMNPQRTUWXY"
@@ -93,6 +94,7 @@ class MobileCheck:
     problem: MobileProblem | None
 
 
+@lru_cache(1024)
 def check_uscc(text: str) -> UsccCheck:
     """Looks at a unified social credit code. Outer blanks and small letters are forgiven, nothing else is."""
     value = _capitals(text)

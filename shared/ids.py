@@ -2,6 +2,8 @@
 
 import secrets
 import time
+from collections.abc import Iterator
+from datetime import datetime
 
 
 def new_event_ids(number: int) -> list[str]:
@@ -19,6 +21,19 @@ def _event_id(born: int, random: int) -> str:
     value = born | (random >> 68) << 64 | random & ((1 << 62) - 1)
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def correlation_ids() -> Iterator[str]:
+    """Random ids for requests, 32 hex digits each, without end; one reading of the random source serves 256."""
+    while True:
+        random = secrets.token_bytes(256 * 16).hex()
+        yield from (random[at : at + 32] for at in range(0, len(random), 32))
+
+
+def first_event_id(born: datetime) -> str:
+    """A text that sorts behind every id born before an instant, and before all others."""
+    text = f"{int(born.timestamp() * 1_000):012x}"
+    return f"{text[:8]}-{text[8:]}"
 
 
 def new_token() -> int:

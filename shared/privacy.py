@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
+from itertools import count
 from pathlib import Path
 from types import MappingProxyType
 
@@ -156,7 +157,20 @@ class Cipher:
 
     def seal(self, plain: bytes, *, context: str) -> bytes:
         """Seals for one context (say, "person:<token>"), so that sealed values cannot be swapped."""
-        nonce = self._random(_NONCE_BYTES)
+        return self._seal(plain, context, self._random(_NONCE_BYTES))
+
+    def seal_all(self, plains: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Seals one value for each context.
+
+        One reading of the random source serves them all: each reading lets another thread run first.
+        """
+        random = self._random(_NONCE_BYTES * len(plains))
+        return {
+            context: self._seal(plain, context, random[at : at + _NONCE_BYTES])
+            for at, (context, plain) in zip(count(step=_NONCE_BYTES), plains.items(), strict=False)
+        }
+
+    def _seal(self, plain: bytes, context: str, nonce: bytes) -> bytes:
         sealer = ciphers.Cipher(self._current, modes.GCM(nonce)).encryptor()
         sealer.authenticate_additional_data(self._header + context.encode())
         return self._header + nonce + sealer.update(plain) + sealer.finalize() + sealer.tag
@@ -175,9 +189,12 @@ class Cipher:
         except InvalidTag:
             raise BrokenSealError("the sealed value was changed or belongs to another context") from None
 
-    def seal_text(self, plain: str, *, context: str) -> str:
-        """Seals a text as URL-safe Base64, for events."""
-        return base64.urlsafe_b64encode(self.seal(plain.encode(), context=context)).decode()
+    def seal_texts(self, plains: Mapping[str, bytes]) -> dict[str, str]:
+        """Seals one value for each context as URL-safe Base64, for events."""
+        return {
+            context: base64.urlsafe_b64encode(sealed).decode()
+            for context, sealed in self.seal_all(plains).items()
+        }
 
     def open_text(self, sealed: str, *, context: str) -> str:
         """The text that was sealed. Raises UnknownKeyError or BrokenSealError."""

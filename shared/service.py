@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -36,9 +36,9 @@ from shared.http import (
     public,
 )
 from shared.messaging.bus import Bus, Subscription
-from shared.messaging.consumer import Consumer, KeyHook, Reaction
+from shared.messaging.consumer import OUTCOMES, Consumer, KeyHook, Reaction
 from shared.messaging.relay import Relay
-from shared.metrics import Metrics
+from shared.metrics import Metrics, Reading
 from shared.pages import Pages, page_routes
 from shared.privacy import KeyRing, Purpose
 from shared.settings import ServiceSettings
@@ -48,6 +48,7 @@ from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
+from shared.storage.retention import add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -57,8 +58,20 @@ T = TypeVar("T")
 POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
 
+REST_SECONDS = 0.05
+"""Least time between two looks of a loop: under load a look for each commit would cost as much as the commits."""
+
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
+
+MEASURE_SHARE = 0.05
+"""Most of a scraper's time that goes into counting in the database; meanwhile it gets the last figures again."""
+
+LAG_WITHIN_SECONDS = 1.0
+"""How long a scrape waits for the broker to say how far the consumer is behind."""
+
+PARTITION_SECONDS = 3_600.0
+"""How often the partitions of the coming days are looked after."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 """Waits after a failed step of a loop; the last one repeats."""
@@ -102,7 +115,7 @@ class Core(Generic[W]):
         self.plumbing = plumbing
         self.database = Database(settings.database)
         self.keys = KeyRing.load_or_create(settings.keys)
-        self.metrics = Metrics(self.name)
+        self.metrics = Metrics()
         self.auth = Verifier(key_source(settings, clock), clock, issuer=settings.issuer)
         self.alarms: list[asyncio.Event] = []
         self.committer = Committer(
@@ -188,6 +201,7 @@ class Service(Generic[W]):
         duties: Sequence[Duty],
         at_start: Callable[[W], None] | None,
         pages: Pages,
+        measure: "Measure",
     ) -> None:
         self.name = core.name
         self.core = core
@@ -201,6 +215,9 @@ class Service(Generic[W]):
         self.pages = pages
         """What it shows people."""
         self._at_start = at_start
+        self._measure = measure
+        self._reading: Reading | None = None
+        self._measure_again_at = 0.0
         self._loops: list[asyncio.Task[None]] = []
         self.failing: set[str] = set()
         """Names of the loops whose last step failed."""
@@ -227,6 +244,9 @@ class Service(Generic[W]):
         for duty in self.duties:
             self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
+        self._loops.append(
+            asyncio.create_task(self._repeat("partitions", self._add_partitions, every=PARTITION_SECONDS))
+        )
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
@@ -280,6 +300,54 @@ class Service(Generic[W]):
 
         return await self.core.read(ask)
 
+    async def measure(self) -> Reading:
+        """The figures that live in the database, or the last ones while counting anew would cost too much."""
+        core = self.core
+        began = core.clock.monotonic()
+        if self._reading is not None and began < self._measure_again_at:
+            return self._reading
+        reading = Reading()
+        try:
+            await core.read(partial(self._read_figures, reading))
+        except DBAPIError as error:
+            if not is_transient(error):
+                raise
+            reading = Reading()
+            reading.gauge("database_up", _UP, 0)
+        else:
+            reading.gauge("database_up", _UP, 1)
+            self._reading = reading
+            took = core.clock.monotonic() - began
+            self._measure_again_at = began + took / MEASURE_SHARE
+        return reading
+
+    async def running(self) -> Reading:
+        """The figures of this process's own loops, and what the bus still has for it."""
+        reading = Reading()
+        if not self.works:
+            return reading
+        reading.gauge("loops_failing", "Loops whose last step failed", len(self.failing))
+        reading.gauge("bus_connected", "Whether the bus could carry something now", self.bus.connected)
+        if self.consumer is not None:
+            outcomes = {(outcome,): self.consumer.counts[outcome] for outcome in OUTCOMES}
+            reading.counters("consumed_messages", "Messages of the bus, by outcome", ["outcome"], outcomes)
+            lag = {(topic,): number for topic, number in (await self._lag()).items()}
+            meaning = "Messages published and not yet taken in, by topic, all instances together"
+            reading.gauges("consumer_lag_messages", meaning, ["topic"], lag)
+        return reading
+
+    async def _lag(self) -> dict[str, int]:
+        """How far the consumer is behind; nothing while the broker does not say."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(LAG_WITHIN_SECONDS):
+                return await self.bus.lag(self.name)
+        return {}
+
+    def _read_figures(self, reading: Reading, db: sa.Connection) -> None:
+        now = self.core.clock.now()
+        _measure_plumbing(db, self.core.plumbing, now, reading)
+        self._measure(db, now, reading)
+
     async def _when_due(self, duty: Duty) -> bool:
         now = self.core.clock.now()
         due = await self.core.read(lambda db: duty.next_due(db, now))
@@ -298,6 +366,14 @@ class Service(Generic[W]):
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
         return block is not None and block.rows == BLOCK
 
+    async def _add_partitions(self) -> bool:
+        """Makes the partitions of the coming days, so that each is there before its first row."""
+        core = self.core
+        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        if added:
+            log.info("partitions_added", service=self.name, names=added)
+        return False
+
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[bool]], *, every: float | None = None
     ) -> None:
@@ -309,6 +385,7 @@ class Service(Generic[W]):
         failures = 0
         while True:
             alarm.clear()
+            looked = self.core.clock.monotonic()
             try:
                 progressed = await step()
             except Exception as error:  # noqa: BLE001 - a loop that must never end: counted, logged, tried again
@@ -325,6 +402,14 @@ class Service(Generic[W]):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
+                await asyncio.sleep(REST_SECONDS - (self.core.clock.monotonic() - looked))
+
+
+class Measure(Protocol):
+    """Counts what one service wants to be watched by; called at a scrape."""
+
+    def __call__(self, db: sa.Connection, now: datetime, reading: Reading, /) -> None:
+        """Adds figures to the reading."""
 
 
 def assemble(
@@ -341,12 +426,13 @@ def assemble(
     on_parked: KeyHook = lambda work, subject: None,
     on_released: KeyHook = lambda work, subject: None,
     at_start: Callable[[W], None] | None = None,
+    measure: Measure = lambda db, now, reading: None,
 ) -> Service[W]:
     """Puts a service together. `card` is the description in its OpenAPI document.
 
     `migrations` is the folder of its Alembic revisions; `at_start` puts right what a dead process left;
-    `keyed` as for Consumer. The pages are served in demo mode only. What the settings' role leaves out is
-    neither started nor served.
+    `measure` adds the service's own figures to `/metrics`; `keyed` as for Consumer. The pages are served in
+    demo mode only. What the settings' role leaves out is neither started nor served.
     """
     role = core.settings.role
     consumer = None
@@ -367,6 +453,7 @@ def assemble(
         holder=core.holder,
         plumbing=core.plumbing,
         bus=bus,
+        wall=core.clock.wall,
         run=core.run,
         read=core.read,
     )
@@ -388,6 +475,7 @@ def assemble(
         duties=duties,
         at_start=at_start,
         pages=pages,
+        measure=measure,
     )
     app.state.core = core
     app.state.service = service
@@ -464,13 +552,12 @@ def _operations(*, demo: bool) -> APIRouter:
         dependencies=[public("scraped inside the network; holds counts only")],
         tags=["operations"],
     )
-    async def metrics(request: Request) -> Response:
+    async def scrape(request: Request) -> Response:
         """Prometheus metrics of this service."""
         service: Service[Any] = request.app.state.service
-        await _measure(service)
-        # In a thread: some gauges read the database when they are asked.
-        text = await asyncio.to_thread(service.core.metrics.render)
-        return Response(text, media_type=service.core.metrics.content_type)
+        metrics = service.core.metrics
+        text = metrics.render(await service.measure(), await service.running())
+        return Response(text, media_type=metrics.content_type)
 
     @router.get("/openapi.json", dependencies=[public("the contract of this API")], include_in_schema=False)
     async def contract(request: Request) -> dict[str, Any]:
@@ -523,31 +610,33 @@ def _parked_keys(db: sa.Connection, table: sa.Table) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in db.execute(keys.order_by("since"))]
 
 
-async def _measure(service: Service[Any]) -> None:
-    """Reads the gauges that live in the database."""
-    core = service.core
-    outbox, parked = core.plumbing.outbox, core.plumbing.parked
-    audit, blocks = core.plumbing.audit, core.plumbing.audit_block
-    rows, oldest, parked_rows, unsealed, last_seal = await core.read(
-        lambda db: (
-            *db.execute(sa.select(sa.func.count(), sa.func.min(outbox.c.time)).select_from(outbox)).one(),
-            db.scalar(sa.select(sa.func.count()).select_from(parked)),
-            db.scalar(sa.select(sa.func.count()).select_from(audit).where(audit.c.block.is_(None))),
-            db.scalar(sa.select(blocks.c.sealed_at).order_by(blocks.c.no.desc()).limit(1)),
-        )
+_UP = "Whether the database answered when it was asked for these figures"
+
+
+def _measure_plumbing(db: sa.Connection, plumbing: Plumbing, now: datetime, reading: Reading) -> None:
+    """What every service is watched by."""
+    outbox, parked = plumbing.outbox, plumbing.parked
+    audit, blocks = plumbing.audit, plumbing.audit_block
+    rows, oldest = db.execute(
+        sa.select(sa.func.count(), sa.func.min(outbox.c.time)).select_from(outbox)
+    ).one()
+    age = 0.0 if oldest is None else max((now - oldest).total_seconds(), 0.0)
+    reading.gauge("outbox_rows", "Facts committed and not yet published", rows)
+    reading.gauge("outbox_age_seconds", "Age of the oldest unpublished fact", age)
+    keys = sa.select(parked.c.topic, parked.c.subject).distinct().subquery()
+    messages, stopped = (
+        db.scalar(sa.select(sa.func.count()).select_from(table)) or 0 for table in (parked, keys)
     )
-    age = 0.0 if oldest is None else max((core.clock.now() - oldest).total_seconds(), 0.0)
-    core.metrics.gauge("outbox_rows", "Facts committed and not yet published").set(rows)
-    core.metrics.gauge("outbox_age_seconds", "Age of the oldest unpublished fact").set(age)
-    core.metrics.gauge("parked_messages", "Messages parked after an error, and those behind them").set(
-        parked_rows
+    reading.gauge(
+        "parked_messages", "Messages parked after an error, and those that wait behind them", messages
     )
-    core.metrics.gauge("audit_unsealed_rows", "Audit rows committed and not yet sealed").set(unsealed)
+    reading.gauge("parked_keys", "Keys (units, people) that stand still behind a parked message", stopped)
+    unsealed = db.scalar(sa.select(sa.func.count()).select_from(audit).where(audit.c.block.is_(None))) or 0
+    reading.gauge("audit_unsealed_rows", "Audit rows committed and not yet sealed", unsealed)
+    last_seal = db.scalar(sa.select(blocks.c.sealed_at).order_by(blocks.c.no.desc()).limit(1))
     if last_seal is not None:
-        core.metrics.gauge(
-            "audit_last_seal_timestamp_seconds", "Wall time of the newest block of the audit trail"
-        ).set(last_seal.timestamp())
-    if service.consumer is not None:
-        counts = core.metrics.gauge("consumed_messages", "Messages since the start, by outcome", ["outcome"])
-        for outcome, number in service.consumer.counts.items():
-            counts.labels(outcome).set(number)
+        reading.gauge(
+            "audit_last_seal_timestamp_seconds",
+            "Wall time of the newest block of the audit trail",
+            last_seal.timestamp(),
+        )

@@ -126,7 +126,7 @@ def refuse_unknown(
     `others` are names of services that run elsewhere but may share the environment file: variables with
     their prefix are theirs to judge. Entry points call this before anything is built.
     """
-    names = {name for cls in known for name, _ in _variables(cls)}
+    names = {name for cls in known for name, _ in variables(cls)}
     own = {_prefix(cls) for cls in known} - {PREFIX, ""}
     foreign = tuple(p for p in (f"{PREFIX}{other.upper()}_" for other in others) if p not in own)
     unknown = [
@@ -152,7 +152,7 @@ def settings_table(classes: Sequence[type[BaseSettings]]) -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     seen: set[str] = set()
     for cls in classes:
-        for name, field in _variables(cls):
+        for name, field in variables(cls):
             if name in seen:
                 continue
             seen.add(name)
@@ -167,7 +167,8 @@ def _prefix(cls: type[BaseSettings]) -> str:
     return str(cls.model_config.get("env_prefix", "")).upper()
 
 
-def _variables(cls: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
+def variables(cls: type[BaseSettings]) -> Iterator[tuple[str, FieldInfo]]:
+    """The environment variables that a class reads, and the field behind each."""
     for name, field in cls.model_fields.items():
         alias = field.validation_alias
         yield (alias if isinstance(alias, str) else _prefix(cls) + name).upper(), field

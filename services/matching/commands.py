@@ -12,11 +12,12 @@ from services.matching.domain import (
     Hold,
     Lead,
     Step,
+    by_hand,
     can_be_opened,
     months_after,
     owes_correction,
 )
-from services.matching.ladder import VisitResult, VisitState
+from services.matching.ladder import HOLDS_BACK, VisitResult, VisitState
 from services.matching.work import MatchingWork
 from shared.clock import today
 from shared.errors import FieldError, Problem, not_found, unprocessable
@@ -120,11 +121,13 @@ def _pause(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
 
 
 def _resume(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
-    if not lead.is_open or Hold.PAUSED not in lead.held:
+    ending = by_hand(lead)
+    if not lead.is_open or not ending:
         raise _conflict("lead_not_paused", "线索未暂停", "The lead is not paused")
-    others = [reason for reason in lead.held if reason != Hold.PAUSED]
+    others = [reason for reason in lead.held if reason not in ending]
     lead.hold(others, work.circumstances(case).course)
-    work.tell(case, Step(Fact.RELEASED, Hold.PAUSED), item.cause, words=item.reason)
+    for reason in ending:
+        work.tell(case, Step(Fact.RELEASED, reason), item.cause, words=item.reason)
 
 
 def _note(work: MatchingWork, case: Case, lead: Lead, item: ActOnLead) -> None:
@@ -231,6 +234,7 @@ class ReportVisit:
 def report_visit(work: MatchingWork, item: ReportVisit) -> Case:
     """Closes the visit, and the lead's others, and lets the lead's next step follow from what was found.
 
+    What would contradict the finding waits until an official resumes, exempts or resolves the lead.
     404: unknown or of another town; 409: done or cancelled already.
     """
     visit = work.store.visit(item.visit_id)
@@ -243,7 +247,11 @@ def report_visit(work: MatchingWork, item: ReportVisit) -> Case:
     assert case.lead is not None  # noqa: S101 - a visit is about a lead, and an ended one has none open
     work.store.close_visit(visit.id, result=item.result, note=item.note, now=work.now)
     work.store.cancel_visits({(visit.lead_id, visit.episode)}, now=work.now)
-    work.circumstances(case).course.visited(case.lead, item.result)
+    course = work.circumstances(case).course
+    if item.result in HOLDS_BACK and Hold.VISITED not in case.lead.held:
+        case.lead.hold(sorted([*case.lead.held, Hold.VISITED.value]), course)
+        work.tell(case, Step(Fact.HELD, Hold.VISITED), item.cause)
+    course.visited(case.lead, item.result)
     work.note(case.lead, "visited", item.cause, visit=visit.id, detail=item.result, reason=item.note)
     work.audit("visit.reported", visit.id, cause=item.cause, lead=visit.lead_id, result=item.result)
     work.save(cases)

@@ -5,10 +5,11 @@ the facts, the same from whatever side it is asked (an event, the passing of tim
 """
 
 from calendar import monthrange
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache, cached_property
 from typing import Any
 
 from services.matching.ladder import Course, Ladder, OnLadder
@@ -55,9 +56,10 @@ RULINGS = frozenset({Stop.NO_OBLIGATION, Stop.WRONG_DATA, Stop.SETTLED_BY_INSPEC
 
 
 class Hold(StrEnum):
-    """Why messages about a lead are kept back."""
+    """Why messages about a lead are kept back. `visited`: because of what the town found there."""
 
     PAUSED = "paused"
+    VISITED = "visited"
     CODE = "code"
     DISPUTED = "disputed"
     PARKED = "parked"
@@ -221,7 +223,7 @@ class Lead(OnLadder):
         self.held, self.state = [], LeadState.ENDED
         self.end, self.end_reason, self.ended_at = end, reason, now
         self.next_step = self.next_on = None
-        self.wait_left = self.wait_from = self.act_at = None
+        self.wait_left = self.wait_from = self.act_at = self.waits_for = None
 
 
 @dataclass
@@ -285,17 +287,54 @@ class Step:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What `consider` needs beside the case. `complete_through`: participations of its partition, None: never said."""
+    """What `consider` needs beside the case. `complete_through`: participations of its partition, None: never said.
+
+    What follows from them alone is worked out once for all cases that share them.
+    """
 
     now: datetime
     rule: Rule
     calendar: Calendar
     complete_through: date | None
 
-    @property
+    @cached_property
+    def today(self) -> date:
+        """The day it is."""
+        return today(self.now)
+
+    @cached_property
     def course(self) -> Course:
         """How leads move on the rule's ladder today."""
-        return Course(self.rule.ladder, self.calendar, today(self.now))
+        return Course(self.rule.ladder, self.calendar, self.today)
+
+    @cached_property
+    def end_of_clock(self) -> Callable[[date], tuple[date, bool, datetime]]:
+        """By the day of establishment: the deadline, whether it is provisional, and when it has passed."""
+
+        @cache
+        def end_of_clock(established_on: date) -> tuple[date, bool, datetime]:
+            end = self.calendar.end_of_period(established_on, self.rule.days)
+            return end.day, end.provisional, start_of(end.day + _DAY)
+
+        return end_of_clock
+
+    @cached_property
+    def why(self) -> Callable[[date, date], tuple[str, dict[str, Any]]]:
+        """By day of establishment and deadline: the sentence of a lead, and the evidence under it."""
+
+        @cache
+        def why(established_on: date, deadline: date) -> tuple[str, dict[str, Any]]:
+            year = self.calendar.years.get(deadline.year)
+            return _sentence(established_on, deadline, self), {
+                "rule_version": self.rule.version,
+                "established_on": established_on.isoformat(),
+                "deadline": deadline.isoformat(),
+                "calendar_source": year.source if year else None,
+                "participations_complete_through": self.complete_through
+                and self.complete_through.isoformat(),
+            }
+
+        return why
 
 
 def start_clock(
@@ -375,8 +414,7 @@ def _set_deadline(clock: Clock, unit: Unit, about: Circumstances) -> None:
     if unit.established_on is None:
         clock.deadline, clock.provisional, clock.due_at = None, False, None
         return
-    end = about.calendar.end_of_period(unit.established_on, about.rule.days)
-    clock.deadline, clock.provisional, clock.due_at = end.day, end.provisional, start_of(end.day + _DAY)
+    clock.deadline, clock.provisional, clock.due_at = about.end_of_clock(unit.established_on)
 
 
 def _stop(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> Stop | None:
@@ -392,9 +430,9 @@ def _stop_by_facts(case: Case, unit: Unit, about: Circumstances) -> Stop | None:
         return Stop.NOT_OBLIGED
     if unit.established_on is None:
         return Stop.DATE_UNKNOWN
-    if case.enrolled_from is not None and case.enrolled_from <= today(about.now):
+    if case.enrolled_from is not None and case.enrolled_from <= about.today:
         return Stop.ENROLLED
-    if case.exempt_through is not None and today(about.now) <= case.exempt_through:
+    if case.exempt_through is not None and about.today <= case.exempt_through:
         return Stop.EXEMPT
     return None
 
@@ -406,7 +444,7 @@ def _standing(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> tup
         return ClockState.HELD, Hold.PARKED if case.frozen else Hold.DISPUTED
     if unit.status == _SUSPENDED:
         return ClockState.SUSPENDED, None
-    if today(about.now) <= clock.deadline:
+    if about.today <= clock.deadline:
         return ClockState.RUNNING, None
     if _is_stock(clock, unit, about):
         return ClockState.HELD, STOCK
@@ -437,8 +475,8 @@ def _next_look(case: Case, clock: Clock, about: Circumstances) -> datetime | Non
 def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
     assert clock.deadline is not None  # noqa: S101
     assert clock.established_on is not None  # noqa: S101
-    year = about.calendar.years.get(clock.deadline.year)
-    by_hand = _by_hand(case.lead) if case.lead else []
+    reason, evidence = about.why(clock.established_on, clock.deadline)
+    kept = by_hand(case.lead) if case.lead else []
     first = about.rule.ladder.stages[0]
     lead = case.lead = Lead(
         id=f"{about.rule.id}-{case.uscc}",
@@ -447,15 +485,9 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         episode=case.lead.episode + 1 if case.lead else 1,
         stage=first.name,
         state=LeadState.OPEN,
-        reason=_sentence(clock.established_on, clock.deadline, about),
+        reason=reason,
         evidence_class=about.rule.evidence_class,
-        evidence={
-            "rule_version": about.rule.version,
-            "established_on": clock.established_on.isoformat(),
-            "deadline": clock.deadline.isoformat(),
-            "calendar_source": year.source if year else None,
-            "participations_complete_through": about.complete_through and about.complete_through.isoformat(),
-        },
+        evidence=evidence,
         established_on=clock.established_on,
         deadline=clock.deadline,
         held=[],
@@ -466,7 +498,7 @@ def _open(case: Case, clock: Clock, unit: Unit, about: Circumstances) -> None:
         next_on=None,
     )
     about.course.begin(lead, first)
-    lead.hold(_holds(case, unit, by_hand), about.course)
+    lead.hold(_holds(case, unit, kept), about.course)
     case.facts_have_changed()
 
 
@@ -476,10 +508,10 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
     assert clock.established_on is not None  # noqa: S101
     if lead.established_on != clock.established_on:
         lead.established_on, lead.deadline = clock.established_on, clock.deadline
-        lead.reason = _sentence(clock.established_on, clock.deadline, about)
+        lead.reason, _ = about.why(clock.established_on, clock.deadline)
     lead.owner = unit.town or NO_TOWN
     before = lead.held
-    lead.hold(_holds(case, unit, _by_hand(lead)), about.course)
+    lead.hold(_holds(case, unit, by_hand(lead)), about.course)
     if case.facts_have_changed():
         yield Step(Fact.CHANGED)
     for reason in lead.held:
@@ -489,28 +521,29 @@ def _keep_current(case: Case, lead: Lead, clock: Clock, unit: Unit, about: Circu
         if reason not in lead.held:
             yield Step(Fact.RELEASED, reason)
     about.course.date_step(lead)  # a year published since may have moved it
-    if (stage := about.course.climb(lead, about.now)) is not None:
+    if (stage := about.course.climb(lead, about.now, about.complete_through)) is not None:
         yield Step(Fact.ADVANCED, stage.name, visit=stage.visit)
 
 
-def _by_hand(lead: Lead) -> list[str]:
-    return [reason for reason in lead.held if reason == Hold.PAUSED]
+def by_hand(lead: Lead) -> list[str]:
+    """Those of its holds that only an official ends."""
+    return [reason for reason in lead.held if reason in (Hold.PAUSED, Hold.VISITED)]
 
 
-def _holds(case: Case, unit: Unit, by_hand: list[str]) -> list[str]:
+def _holds(case: Case, unit: Unit, kept: list[str]) -> list[str]:
     reasons = [
         (not unit.code_confirmed, Hold.CODE),
         (unit.status == _SUSPENDED, Hold.SUSPENDED),
         (case.frozen, Hold.PARKED),
         (case.disputed, Hold.DISPUTED),
     ]
-    return sorted([*by_hand, *(reason.value for applies, reason in reasons if applies)])
+    return sorted([*kept, *(reason.value for applies, reason in reasons if applies)])
 
 
 def _resolve(case: Case, lead: Lead, end: End, reason: str, about: Circumstances) -> Iterator[Step]:
-    by_hand = _by_hand(lead)
+    paused = [held for held in lead.held if held == Hold.PAUSED]
     lead.resolve(end, reason, now=about.now)
-    lead.held = by_hand  # outlasts an end that the data made by itself
+    lead.held = paused  # outlasts an end that the data made by itself
     yield Step(Fact.RESOLVED, end)
     if owes_correction(case):
         yield Step(Fact.CORRECTED, end)

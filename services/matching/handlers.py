@@ -169,7 +169,7 @@ def take_settled(work: MatchingWork, received: Sequence[Received[IntakeSettled]]
 
 
 def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]) -> None:
-    """Lets the clocks go on that waited for participations of these days. Completeness only moves forward."""
+    """Lets clocks and ladders go on that waited for participations of these days. It only moves forward."""
     known: dict[str, dict[int, date]] = {}
     for item in received:
         dataset, through = item.event.dataset, item.event.through
@@ -180,7 +180,7 @@ def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]
     if PARTICIPATIONS in known:
         work.complete = known[PARTICIPATIONS]
         for partition in {i.partition for i in received if i.event.dataset == PARTICIPATIONS}:
-            work.store.end_waiting(partition, work.complete[partition])
+            work.store.end_waiting(partition, work.complete[partition], now=work.now)
 
 
 def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChanged]]) -> None:
@@ -239,12 +239,18 @@ def _hear(work: MatchingWork, case: Case, lead: Lead, item: Received[NoticeFacts
     event = item.event
     if event.episode != lead.episode:
         return
-    if word in (Word.HANDED_OVER, Word.DELIVERED) and not lead.messaged:
+    if _may_have_arrived(event) and not lead.messaged:
         lead.messaged = True
         if not lead.is_open and owes_correction(case):  # it left just before the lead ended
             work.tell(case, Step(Fact.CORRECTED, lead.end or ""), item.cause)
     if lead.is_open and event.stage == lead.stage:
         work.circumstances(case).course.hear(lead, word, today(event.at))
+
+
+def _may_have_arrived(event: NoticeFacts) -> bool:
+    """Whether somebody has the message, or nobody knows: then it counts as sent, and has to be taken back too."""
+    unknown = isinstance(event, NoticeUnreached) and event.reason == "unknown"
+    return unknown or isinstance(event, NoticeHandedOver | NoticeDelivered)
 
 
 _WORDS = {

@@ -5,11 +5,11 @@ the last working day of the wait. A day on which the lead was held, if only for 
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from shared.calendar import Calendar
-from shared.clock import start_of
+from shared.clock import start_of, today
 
 CORRECTION = "correction"
 """The stage of messages that take an earlier one back. It is on no ladder."""
@@ -62,6 +62,7 @@ class VisitState(StrEnum):
 class VisitResult(StrEnum):
     """What the town found."""
 
+    ENROLLED = "enrolled"
     INSURED_ELSEWHERE = "insured_elsewhere"
     NO_EMPLOYEES = "no_employees"
     MOVED = "moved"
@@ -71,6 +72,7 @@ class VisitResult(StrEnum):
 
 
 _ASKS_FOR = {
+    VisitResult.ENROLLED: NextStep.RECHECK,
     VisitResult.INSURED_ELSEWHERE: NextStep.RESOLVE,
     VisitResult.NO_EMPLOYEES: NextStep.EXEMPTION,
     VisitResult.MOVED: NextStep.CORRECT_DATA,
@@ -79,6 +81,9 @@ _ASKS_FOR = {
     VisitResult.NOT_FOUND: NextStep.CORRECT_DATA,
 }
 _ENDS_THE_WAIT = frozenset({VisitResult.INSURED_ELSEWHERE, VisitResult.NO_EMPLOYEES})
+HOLDS_BACK = _ENDS_THE_WAIT | {VisitResult.ENROLLED, VisitResult.MOVED}
+"""Findings that the next message would contradict, or that make its facts doubtful: it waits for an official."""
+_LATER = frozenset({VisitResult.ENROLLED, VisitResult.PROMISED})
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,8 @@ class OnLadder:
 
     `notice` is the last word on the notice of this stage, None until it ends; `messaged`: any message of
     this episode was handed over. `wait_left` working days are left after the day `wait_from`, which is None
-    while the wait stands still. `act_at` is when the next step is taken, None when only news can bring it on.
+    while the wait stands still. `act_at` is when the next step is taken, None when only news can bring it on:
+    a wait that is over waits on until participations are complete through the day `waits_for`.
     """
 
     stage: str
@@ -131,6 +137,7 @@ class OnLadder:
     wait_left: int | None = None
     wait_from: date | None = None
     act_at: datetime | None = None
+    waits_for: date | None = None
 
 
 @dataclass(frozen=True)
@@ -169,8 +176,8 @@ class Course:
         """Takes in what the town found. Where nobody is to be insured, no further message is sent by itself."""
         if result in _ENDS_THE_WAIT:
             self._end_wait(lead)
-        promised = result is VisitResult.PROMISED
-        within = self.ladder.recheck_working_days if promised else self.ladder.follow_up_working_days
+        later = result in _LATER
+        within = self.ladder.recheck_working_days if later else self.ladder.follow_up_working_days
         self.ask(lead, _ASKS_FOR[result], within=within)
 
     def ask(self, lead: OnLadder, step: NextStep, *, within: int) -> None:
@@ -182,7 +189,7 @@ class Course:
         if lead.wait_left is not None and lead.wait_from is not None:
             gone = self.calendar.working_days_between(lead.wait_from, self.today)
             lead.wait_left = max(lead.wait_left - gone, 0)
-        lead.wait_from = lead.act_at = None
+        lead.wait_from = lead.act_at = lead.waits_for = None
         lead.next_on = self._in(self.ladder.recheck_working_days)
 
     def go_on(self, lead: OnLadder) -> None:
@@ -200,16 +207,21 @@ class Course:
         if lead.wait_left is None or lead.wait_from is None:
             return
         end = self.calendar.add_working_days(lead.wait_from, lead.wait_left)
-        lead.act_at = None if end.provisional else start_of(end.day)
+        lead.act_at, lead.waits_for = None if end.provisional else start_of(end.day), None
         if lead.next_step not in set(NextStep) or self._is_last(lead):
             lead.next_on = end.day
 
-    def climb(self, lead: OnLadder, now: datetime) -> Stage | None:
+    def climb(self, lead: OnLadder, now: datetime, complete_through: date | None) -> Stage | None:
         """Takes the step after a wait that is over. Returns the stage whose message has to leave now.
 
-        What no message does is a person's: the next stage, or a visit where the ladder ends.
+        It is not taken before participations are complete through the day before: unknown is no breach. What
+        no message does is a person's: the next stage, or a visit where the ladder ends.
         """
         if lead.act_at is None or lead.act_at > now:
+            return None
+        needed = today(lead.act_at) - timedelta(days=1)
+        if complete_through is None or complete_through < needed:
+            lead.act_at, lead.waits_for = None, needed
             return None
         stage = self._after(lead)
         if stage is not None and stage.action == MESSAGE:
@@ -235,7 +247,7 @@ class Course:
         return self.ladder.after(lead.stage, Evidence(lead.evidence_class))
 
     def _end_wait(self, lead: OnLadder) -> None:
-        lead.wait_left = lead.wait_from = lead.act_at = None
+        lead.wait_left = lead.wait_from = lead.act_at = lead.waits_for = None
 
     def _in(self, working_days: int) -> date:
         return self.calendar.add_working_days(self.today, working_days).day

@@ -96,7 +96,8 @@ class ClockOut(BaseModel):
 class LeadOut(Row):
     """A lead. `reason` is the sentence for the official, `end_reason` why it ended, `held` why it is kept back.
 
-    `notice` is the last word on the notice of this stage; `act_at` when the ladder goes on by itself.
+    `notice` is the last word on the notice of this stage; `act_at` when the ladder goes on by itself. A step
+    waits until participations are complete through the day `waits_for`.
     """
 
     id: str
@@ -120,6 +121,7 @@ class LeadOut(Row):
     next_on: date | None
     notice: str | None
     act_at: datetime | None
+    waits_for: date | None
     opened_at: datetime
     ended_at: datetime | None
     not_before: datetime | None

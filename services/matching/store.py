@@ -1,9 +1,9 @@
 """Every SQL statement of matching."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -11,6 +11,7 @@ from services.matching import tables as t
 from services.matching.domain import STOCK, Case, Clock, ClockState, Lead, LeadState, Rule, Unit
 from services.matching.ladder import VisitState
 from shared.calendar import Year
+from shared.storage.bulk import among, insert_rows, upsert_rows
 from shared.storage.database import insert_new, upsert
 
 PARTICIPATIONS = "participations"
@@ -19,21 +20,30 @@ PARTICIPATIONS = "participations"
 _PENDING = (ClockState.RUNNING, ClockState.WAITING, ClockState.HELD, ClockState.SUSPENDED)
 
 
+T = TypeVar("T")
+_Columns = Sequence[sa.ColumnElement[Any]]
+
+_UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
+_CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
+_LEAD_NAMES = [field.name for field in fields(Lead)]
+_LEAD: _Columns = [t.lead.c[name] for name in _LEAD_NAMES]
+
+
 class Store:
     """What one transaction asks and writes. `rule` says which participations count as being insured."""
 
     def __init__(self, db: sa.Connection, rule: Rule) -> None:
         self._db = db
         self._rule = rule
-        self._loaded: dict[str, tuple[Unit | None, Clock | None, Lead | None]] = {}
+        self._loaded: dict[str, tuple[Unit | None, dict[str, Any] | None, dict[str, Any] | None]] = {}
 
     # -- cases -------------------------------------------------------------------------------------
 
     def cases(self, usccs: Collection[str]) -> dict[str, Case]:
         """A case for each of these units, known or not, in this order."""
-        units = {row.uscc: Unit(**row._mapping) for row in self._of(t.unit, usccs)}
-        clocks = {row.uscc: Clock(**row._mapping) for row in self._of(t.clock, usccs)}
-        leads = {row.uscc: Lead(**row._mapping) for row in self._of(t.lead, usccs)}
+        units = self._of(t.unit, _UNIT, Unit, usccs)
+        clocks = self._of(t.clock, _CLOCK, Clock, usccs)
+        leads = self._of(t.lead, _LEAD, _lead, usccs)
         starts = {
             row.uscc: row.first
             for row in self._db.execute(
@@ -43,23 +53,27 @@ class Store:
             )
         }
         frozen = set(
-            self._db.scalars(sa.select(t.frozen_key.c.subject).where(t.frozen_key.c.subject.in_(usccs)))
+            self._db.scalars(
+                sa.select(t.frozen_key.c.subject).where(among(self._db, t.frozen_key.c.subject, usccs))
+            )
         )
         exempt = {
             row.uscc: row.expires_on
             for row in self._db.execute(
                 sa.select(t.exemption.c.uscc, t.exemption.c.expires_on).where(
-                    t.exemption.c.uscc.in_(usccs), t.exemption.c.lifted_at.is_(None)
+                    among(self._db, t.exemption.c.uscc, usccs), t.exemption.c.lifted_at.is_(None)
                 )
             )
         }
         disputed = set(
-            self._db.scalars(sa.select(t.disputed_row.c.uscc).where(t.disputed_row.c.uscc.in_(usccs)))
+            self._db.scalars(
+                sa.select(t.disputed_row.c.uscc).where(among(self._db, t.disputed_row.c.uscc, usccs))
+            )
         )
         cases = {}
         for uscc in usccs:
             unit, clock, lead = units.get(uscc), clocks.get(uscc), leads.get(uscc)
-            self._loaded[uscc] = (unit, clock and replace(clock), lead and replace(lead))
+            self._loaded[uscc] = (unit, _as_loaded(clock), _as_loaded(lead))
             cases[uscc] = Case(
                 uscc,
                 unit,
@@ -75,40 +89,45 @@ class Store:
     def save(self, cases: Iterable[Case]) -> None:
         """Writes what has changed since the cases were loaded."""
         # `vars`, not `asdict`: copying every value deeply took half the time of a portion.
-        units, clocks, leads = [], [], []
+        units: list[dict[str, Any]] = []
+        clocks: list[dict[str, Any]] = []
+        leads: list[dict[str, Any]] = []
+        opened: list[dict[str, Any]] = []
         for case in cases:
             unit, clock, lead = self._loaded[case.uscc]
             if case.unit and case.unit != unit:
                 units.append(vars(case.unit))
-            if case.clock and case.clock != clock:
+            if case.clock and vars(case.clock) != clock:
                 clocks.append(vars(case.clock))
-            if case.lead and case.lead != lead:
-                leads.append(vars(case.lead))
+            if case.lead and vars(case.lead) != lead:
+                (leads if lead else opened).append(vars(case.lead))
+        insert_rows(self._db, t.lead, opened)
         for table, rows, key in ((t.unit, units, "uscc"), (t.clock, clocks, "uscc"), (t.lead, leads, "id")):
             columns = [column.name for column in table.c if column.name != key]
-            upsert(self._db, table, rows, key=[key], update=columns)
+            upsert_rows(self._db, table, rows, key=key, update=columns)
 
     def to_look_at(self, now: datetime, limit: int) -> list[str]:
-        """Units whose clock time has changed something for, longest ago first."""
-        return list(
-            self._db.scalars(
-                sa.select(t.clock.c.uscc)
-                .where(t.clock.c.look_at <= now)
-                .order_by(t.clock.c.look_at)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-        )
+        """Claims units whose clock time has changed something for, longest ago first."""
+        return self._claim(t.clock, t.clock.c.look_at, now, limit)
 
     def to_advance(self, now: datetime, limit: int) -> list[str]:
-        """Units whose lead has a step to take, longest ago first."""
+        """Claims units whose lead has a step to take, longest ago first."""
+        return self._claim(t.lead, t.lead.c.act_at, now, limit)
+
+    def _claim(self, table: sa.Table, due: sa.Column[Any], now: datetime, limit: int) -> list[str]:
+        """Units of which something is due, without those that another process has claimed or is changing.
+
+        The claim is the lock on the unit's own row. Whoever changes anything of a unit takes that one first
+        and keeps it to the end of the transaction, so its facts keep their order, and a claim dies with its process.
+        """
         return list(
             self._db.scalars(
-                sa.select(t.lead.c.uscc)
-                .where(t.lead.c.act_at <= now)
-                .order_by(t.lead.c.act_at)
+                sa.select(t.unit.c.uscc)
+                .join_from(table, t.unit, t.unit.c.uscc == table.c.uscc)
+                .where(due <= now)
+                .order_by(due)
                 .limit(limit)
-                .with_for_update(skip_locked=True)
+                .with_for_update(of=t.unit, skip_locked=True)
             )
         )
 
@@ -121,7 +140,7 @@ class Store:
                 .where(_IN_STOCK, *(t.unit.c.town == town for town in towns))
                 .order_by(t.clock.c.due_at, t.clock.c.uscc)
                 .limit(limit)
-                .with_for_update(skip_locked=True, of=t.clock)
+                .with_for_update(skip_locked=True, of=t.unit)
             )
         )
 
@@ -152,8 +171,7 @@ class Store:
 
     def add_history(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends to the history of leads."""
-        if rows:
-            self._db.execute(sa.insert(t.lead_history), list(rows))
+        insert_rows(self._db, t.lead_history, rows)
 
     # -- participations ----------------------------------------------------------------------------
 
@@ -180,7 +198,7 @@ class Store:
     def _insured(self, usccs: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
         columns = t.participation.c
         return (
-            columns.uscc.in_(usccs),
+            among(self._db, columns.uscc, usccs),
             columns.insurance.in_(self._rule.void_insurances),
             columns.form.in_(self._rule.forms),
             columns.state != "cancelled",
@@ -197,8 +215,8 @@ class Store:
         rows = [{"dataset": dataset, "partition": p, "through": day} for p, day in through.items()]
         upsert(self._db, t.completeness, rows, key=["dataset", "partition"], update=["through"])
 
-    def end_waiting(self, partition: int, through: date) -> None:
-        """Lets the clocks go on that waited for data up to a day; they are due at once."""
+    def end_waiting(self, partition: int, through: date, *, now: datetime) -> None:
+        """Lets the clocks and ladders go on that waited for data up to a day; they are due at once."""
         self._db.execute(
             sa.update(t.clock)
             .where(
@@ -208,6 +226,9 @@ class Store:
             )
             .values(state=ClockState.RUNNING, look_at=t.clock.c.due_at)
         )
+        here = sa.select(t.clock.c.uscc).where(t.clock.c.partition == partition)
+        waits = t.lead.c.waits_for <= through, t.lead.c.uscc.in_(here)
+        self._db.execute(sa.update(t.lead).where(*waits).values(waits_for=None, act_at=now))
 
     def years(self) -> list[Year]:
         """The calendar years received since the start."""
@@ -305,11 +326,26 @@ class Store:
         """Keeps the result of a day's check."""
         upsert(self._db, t.funnel_check, [row], key=["day"], update=[name for name in row if name != "day"])
 
-    def _of(self, table: sa.Table, usccs: Collection[str]) -> sa.CursorResult[Any]:
-        # Locked in one order, so that two writers never wait for each other in a circle.
-        return self._db.execute(
-            sa.select(table).where(table.c.uscc.in_(usccs)).order_by(table.c.uscc).with_for_update()
-        )
+    def _of(
+        self, table: sa.Table, columns: _Columns, make: Callable[..., T], usccs: Collection[str]
+    ) -> dict[str, T]:
+        # Locked in one order (unit, clock, lead; each by USCC), so that no two writers wait for each other in a
+        # circle.
+        rows = self._db.execute(
+            sa.select(*columns)
+            .where(among(self._db, table.c.uscc, usccs))
+            .order_by(table.c.uscc)
+            .with_for_update()
+        ).all()
+        return {row.uscc: make(*row) for row in rows}
+
+
+def _as_loaded(record: Clock | Lead | None) -> dict[str, Any] | None:
+    return dict(vars(record)) if record else None
+
+
+def _lead(*values: Any) -> Lead:
+    return Lead(**dict(zip(_LEAD_NAMES, values, strict=True)))
 
 
 _IN_STOCK = (t.clock.c.reason == sa.literal_column(f"'{STOCK}'")) & (t.clock.c.state == ClockState.HELD)
@@ -336,6 +372,17 @@ def next_advance(db: sa.Connection) -> datetime | None:
         sa.select(t.lead.c.act_at).where(t.lead.c.act_at.is_not(None)).order_by(t.lead.c.act_at).limit(1)
     )
     return found
+
+
+def count_due(db: sa.Connection, now: datetime) -> int:
+    """Clocks that time has changed something for."""
+    return db.scalar(sa.select(sa.func.count()).select_from(t.clock).where(t.clock.c.look_at <= now)) or 0
+
+
+def count_clocks(db: sa.Connection) -> list[Any]:
+    """How many clocks stand alike: state, reason, number."""
+    alike = (t.clock.c.state, t.clock.c.reason)
+    return list(db.execute(sa.select(*alike, sa.func.count().label("number")).group_by(*alike)))
 
 
 def count_leads(db: sa.Connection, *, town: str | None) -> list[Any]:

@@ -134,10 +134,17 @@ lead = sa.Table(
     sa.Column(
         "act_at", Instant, comment="when the step after the wait is taken; None: only news brings it on"
     ),
+    sa.Column("waits_for", sa.Date, comment="participations must be complete so far before the step"),
     sa.Column("end", sa.String(32)),
     sa.Column("end_reason", sa.Text),
     sa.Column("ended_at", Instant),
     sa.UniqueConstraint("uscc", "rule"),
+    sa.Index(
+        "lead_waits_for",
+        "waits_for",
+        sqlite_where=sa.text("waits_for IS NOT NULL"),
+        postgresql_where=sa.text("waits_for IS NOT NULL"),
+    ),
     # Most leads wait for news or have ended: only those with a step to take are in it.
     sa.Index(
         "lead_act_at",

@@ -44,6 +44,7 @@ class MatchingWork(Work):
         self._history: list[dict[str, Any]] = []
         self._visits: list[dict[str, Any]] = []
         self._ended: set[tuple[str, int]] = set()
+        self._circumstances: dict[date | None, Circumstances] = {}
 
     @cached_property
     def calendar(self) -> Calendar:
@@ -56,7 +57,16 @@ class MatchingWork(Work):
     def circumstances(self, case: Case) -> Circumstances:
         """What a case is to be considered under, now."""
         through = self.complete.get(case.clock.partition) if case.clock else None
-        return Circumstances(self.now, self.rule, self.calendar, through)
+        known = self._circumstances.get(through)
+        if known is None or known.calendar is not self.calendar:
+            known = Circumstances(self.now, self.rule, self.calendar, through)
+            self._circumstances[through] = known
+        return known
+
+    @cached_property
+    def void(self) -> Void:
+        """What would void a lead of the rule."""
+        return Void(insurances=list(self.rule.void_insurances), forms=list(self.rule.forms))
 
     @cached_property
     def complete(self) -> dict[int, date]:
@@ -79,7 +89,7 @@ class MatchingWork(Work):
         """
         lead = case.lead
         assert lead is not None  # noqa: S101 - a step is about a lead
-        self.emit(_event(case, lead, step, self.rule, by_official=words is not None), cause=cause)
+        self.emit(_event(case, lead, step, self.void, by_official=words is not None), cause=cause)
         self.audit(f"lead.{step.fact}", lead.id, cause=cause, episode=lead.episode, detail=step.detail)
         reasons = {Fact.OPENED: lead.reason, Fact.CHANGED: lead.reason, Fact.RESOLVED: lead.end_reason}
         self.note(lead, step.fact, cause, detail=step.detail, reason=words or reasons.get(step.fact))
@@ -138,7 +148,7 @@ class MatchingWork(Work):
         self._history, self._visits, self._ended = [], [], set()
 
 
-def _event(case: Case, lead: Lead, step: Step, rule: Rule, *, by_official: bool) -> Event:
+def _event(case: Case, lead: Lead, step: Step, void: Void, *, by_official: bool) -> Event:
     key = {"lead_id": lead.id, "uscc": lead.uscc}
     if step.fact is Fact.HELD:
         return LeadHeld(**key, reason=step.detail)
@@ -154,10 +164,10 @@ def _event(case: Case, lead: Lead, step: Step, rule: Rule, *, by_official: bool)
             by_official=by_official or step.detail == End.EXEMPT,
         )
     if step.fact is Fact.CORRECTED:
-        facts = _facts(case, lead, rule)
         nothing_voids_it = Void(insurances=[], forms=[])
-        return LeadCorrected(**{**facts, "stage": CORRECTION, "void": nothing_voids_it}, end=step.detail)
-    return _OF[step.fact](**_facts(case, lead, rule))
+        facts = {**_facts(case, lead, nothing_voids_it), "stage": CORRECTION}
+        return LeadCorrected(**facts, end=step.detail)
+    return _OF[step.fact](**_facts(case, lead, void))
 
 
 _OF: dict[Fact, type[LeadFacts]] = {
@@ -167,7 +177,7 @@ _OF: dict[Fact, type[LeadFacts]] = {
 }
 
 
-def _facts(case: Case, lead: Lead, rule: Rule) -> dict[str, Any]:
+def _facts(case: Case, lead: Lead, void: Void) -> dict[str, Any]:
     unit = case.unit
     assert unit is not None  # noqa: S101 - no lead without a unit
     return {
@@ -183,7 +193,7 @@ def _facts(case: Case, lead: Lead, rule: Rule) -> dict[str, Any]:
         "stage": lead.stage,
         "reason": lead.reason,
         "evidence_class": lead.evidence_class,
-        "void": Void(insurances=list(rule.void_insurances), forms=list(rule.forms)),
+        "void": void,
         "contact_version": unit.contact_version,
         "held": lead.held,
         "not_before": lead.not_before,

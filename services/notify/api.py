@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
 
-from services.notify.bindings import Bind, Bound, bind, unfollow
+from services.notify.bindings import Bind, Bound, bind, follow_again, unfollow
 from services.notify.carriers import Receipt, ReceiptUnreadableError
 from services.notify.carriers.wechat_crypt import (
     CallbackEvent,
@@ -49,7 +49,7 @@ from services.notify.schemas import (
 from services.notify.store import Store, Wrong
 from services.notify.work import NotifyWork, Tools
 from shared.clock import start_of, today
-from shared.errors import Problem, not_found
+from shared.errors import Problem, not_found, not_one_of, unprocessable
 from shared.http import (
     Caller,
     Cursor,
@@ -61,6 +61,7 @@ from shared.http import (
     answer,
     caller,
     decode_cursor,
+    encode_cursor,
     page,
     public,
     read_body,
@@ -115,31 +116,14 @@ def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
             raise not_found("没有这条通知", "There is no such notice")
         return found
 
-    @router.get("/sending", dependencies=[access("sending:read")])
-    async def get_sending() -> SendingOut:
-        """How the brake stands."""
-        return await _sending(core, tools)
-
-    @router.put("/sending", dependencies=[access("sending:write", whole_city=True)])
-    async def put_sending(body: SendingIn, who: Who) -> SendingOut:
-        """Turns the brake, at once."""
-        item = ChangeSending(
-            state=body.state,
-            keeps_cap="daily_cap" not in body.model_fields_set,
-            daily_cap=body.daily_cap,
-            allowlist=body.allowlist,
-            cause=who.cause,
-        )
-        await core.run(lambda work: change_sending(work, item), urgent=True)
-        return await _sending(core, tools)
-
     @router.post(
         "/notices/recall", dependencies=[access("sending:write", whole_city=True)], response_model=RecallOut
     )
     async def recall_notices(body: RecallIn, who: Who, request: Request) -> Response:
         """Takes wrong messages back: withdraws, corrects, and lists who got them."""
         wrong = Wrong(body.references or (), body.rule, body.stage, body.since)
-        return await answer(request, recall, Recall(wrong, body.reason, who.cause), _recalled)
+        after = _place(body.cursor) if body.cursor else None
+        return await answer(request, recall, Recall(wrong, body.reason, who.cause, after), _recalled)
 
     @router.post(
         "/bindings",
@@ -152,7 +136,33 @@ def notice_routes(core: Core[NotifyWork], tools: Tools) -> APIRouter:
         item = Bind(body.mobile, body.openid, body.source, who.cause)
         return await answer(request, bind, item, _bound)
 
+    _brakes(router, core, tools)
     return router
+
+
+def _brakes(router: APIRouter, core: Core[NotifyWork], tools: Tools) -> None:
+    @router.get("/sending", dependencies=[access("sending:read")])
+    async def get_sending() -> dict[str, list[SendingOut]]:
+        """How the brake of each carrier account stands."""
+        return await _sending(core, tools)
+
+    @router.put("/sending", dependencies=[access("sending:write", whole_city=True)])
+    async def put_sending(body: SendingIn, who: Who) -> dict[str, list[SendingOut]]:
+        """Turns the brake of one account, or of all, at once: a stop is obeyed within a second."""
+        accounts = tools.rules.accounts
+        channels = [channel for channel, name in accounts.items() if body.account in (None, name)]
+        if not channels:
+            raise unprocessable([not_one_of("/account", accounts.values())])
+        item = ChangeSending(
+            channels=tuple(channels),
+            state=body.state,
+            keeps_cap="daily_cap" not in body.model_fields_set,
+            daily_cap=body.daily_cap,
+            allowlist=body.allowlist,
+            cause=who.cause,
+        )
+        await core.run(lambda work: change_sending(work, item), urgent=True)
+        return await _sending(core, tools)
 
 
 def public_routes(core: Core[NotifyWork], tools: Tools, *, per_s: float) -> APIRouter:
@@ -215,6 +225,8 @@ async def _take_event(core: Core[NotifyWork], event: CallbackEvent) -> str:
         return str(result)
     if event.kind is EventKind.UNFOLLOWED:
         await core.call(unfollow, event.openid)
+    elif event.kind is EventKind.FOLLOWED:
+        await core.call(follow_again, event.openid)
     return event.kind.value
 
 
@@ -228,7 +240,10 @@ def _bound(bound: Bound) -> Answer:
 
 def _recalled(recalled: Recalled) -> Answer:
     got = [GotOut(**vars(one)) for one in recalled.got]
-    return Answer(200, RecallOut(**{**vars(recalled), "got": got}).model_dump(mode="json"))
+    goes_on = recalled.goes_on
+    cursor = encode_cursor((goes_on[0].isoformat(), goes_on[1])) if goes_on else None
+    shown = RecallOut(**{**vars(recalled), "got": got, "next_cursor": cursor})
+    return Answer(200, shown.model_dump(mode="json"))
 
 
 def receipt_routes(core: Core[NotifyWork], account: str, secret: SecretStr) -> APIRouter:
@@ -260,23 +275,24 @@ def receipt_routes(core: Core[NotifyWork], account: str, secret: SecretStr) -> A
     return router
 
 
-async def _sending(core: Core[NotifyWork], tools: Tools) -> SendingOut:
+async def _sending(core: Core[NotifyWork], tools: Tools) -> dict[str, list[SendingOut]]:
     now = core.clock.now()
 
-    def ask(db: sa.Connection) -> tuple[Sending, int]:
+    def ask(db: sa.Connection) -> tuple[dict[Channel, Sending], dict[Channel, int]]:
         store = Store(db, tools.rules)
-        return store.sending(), store.submitted_since(start_of(today(now)))
+        return store.brakes(), store.submitted_since(start_of(today(now)))
 
-    brake, submitted = await core.read(ask)
-    return SendingOut(
-        account=tools.rules.account,
-        state=brake.state,
-        daily_cap=brake.daily_cap,
-        allowlist=len(brake.allowlist),
-        submitted_today=submitted,
-        changed_at=brake.changed_at,
-        changed_by=brake.changed_by,
-    )
+    brakes, submitted = await core.read(ask)
+    shown = [
+        SendingOut(
+            account=tools.rules.accounts[channel],
+            channel=channel,
+            submitted_today=submitted[channel],
+            **{**vars(brake), "allowlist": len(brake.allowlist)},
+        )
+        for channel, brake in brakes.items()
+    ]
+    return {"items": shown}
 
 
 def _place(cursor: str) -> tuple[datetime, str]:

@@ -3,7 +3,8 @@
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,7 +19,7 @@ from services.notify.carriers.wechat import TemplateMessage, Wechat, WechatAccou
 from services.notify.carriers.yunmas import YunMas, YunMasAccount
 from services.notify.commands import Outgoing, try_texts_again
 from services.notify.delivery import Delivery, Submit
-from services.notify.domain import Channel
+from services.notify.domain import Channel, NoticeState, SendingState, is_open
 from services.notify.handlers import SUBSCRIPTIONS, hold_parked, index_contacts, release_parked
 from services.notify.last_look import RegistryLastLook
 from services.notify.pages import pages
@@ -27,9 +28,10 @@ from services.notify.store import Store
 from services.notify.tables import PLUMBING
 from services.notify.work import NotifyWork, Tools
 from shared.auth import LocalIssuer, LocalTokenSource
-from shared.clock import Clock
+from shared.clock import Clock, start_of, today
 from shared.documents import pack
 from shared.messaging.bus import Bus
+from shared.metrics import Reading
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Service, assemble
 
@@ -83,7 +85,6 @@ def build(
         rate_per_s=settings.rate_per_s,
         latest_s=settings.latest_s,
     )
-    _watch(core, tools)
     service = assemble(
         core,
         bus,
@@ -102,6 +103,7 @@ def build(
         on_parked=hold_parked,
         on_released=release_parked,
         at_start=begin,
+        measure=partial(_measure, tools),
     )
     _close_with(service.app, registry, line)
     return service
@@ -151,23 +153,49 @@ def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:
     )
 
 
-def _watch(core: Core[NotifyWork], tools: Tools) -> None:
-    """The numbers to be alarmed at: contacts that registry has to send again, and what can't be said."""
-
-    def overdue() -> float:
-        with core.database.read() as db:
-            return Store(db, tools.rules).contacts_overdue(core.clock.now() - timedelta(hours=1))
-
-    core.metrics.gauge(
-        "contacts_overdue", "Notices that have waited for contacts for more than an hour", read=overdue
+def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -> None:
+    store, accounts = Store(db, tools.rules), tools.rules.accounts
+    notices = dict.fromkeys(((str(state), "") for state in NoticeState), 0) | store.count_by_channel()
+    reading.gauges(
+        "notices", "Notices by state, and the channel that took them last", ["state", "channel"], notices
     )
-
-    def unsayable() -> float:
-        with core.database.read() as db:
-            return Store(db, tools.rules).unsayable()
-
-    core.metrics.gauge(
-        "notices_unsayable", "Notices held because their text or contacts are no good", read=unsayable
+    brakes, used = store.brakes(), store.submitted_since(start_of(today(now)))
+    stopped = all(brake.state is SendingState.OFF for brake in brakes.values())
+    may_leave = not stopped and is_open(now, store.calendar(), tools.rules.hours)
+    reading.gauge("notices_due", "Notices that could leave now", store.count_due(now) if may_leave else 0)
+    reading.gauge(
+        "contacts_overdue",
+        "Notices that have waited for contacts for more than an hour",
+        store.contacts_overdue(now - timedelta(hours=1)),
+    )
+    reading.gauge(
+        "notices_unsayable", "Notices held because their text or contacts are no good", store.unsayable()
+    )
+    reading.gauges(
+        "sending",
+        "The brakes: 1 at the state that a carrier account is in",
+        ["account", "state"],
+        {
+            (accounts[channel], state): float(state is brake.state)
+            for channel, brake in brakes.items()
+            for state in SendingState
+        },
+    )
+    reading.gauges(
+        "submitted_today",
+        "Messages submitted since midnight, as the daily caps count them",
+        ["account"],
+        {(account,): used[channel] for channel, account in accounts.items()},
+    )
+    reading.gauges(
+        "daily_cap",
+        "Most messages a day of a carrier account that has a cap",
+        ["account"],
+        {
+            (accounts[channel],): brake.daily_cap
+            for channel, brake in brakes.items()
+            if brake.daily_cap is not None
+        },
     )
 
 

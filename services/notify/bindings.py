@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from services.notify.work import NotifyWork
 from shared.storage.work import Cause
+
+UNFOLLOWED: Final = "unfollowed"
+_WECHAT: Final = Cause("wechat", "callback")
 
 
 @dataclass(frozen=True)
@@ -45,8 +49,25 @@ def bind(work: NotifyWork, item: Bind) -> Bound:
 
 
 def unfollow(work: NotifyWork, openid: str) -> None:
-    """A follower left the official account; if it follows again, it has to be bound again."""
-    end_bindings(work, work.tools.phones.of(openid), "unfollowed", Cause("wechat", "callback"))
+    """A follower left the official account."""
+    end_bindings(work, work.tools.phones.of(openid), UNFOLLOWED, _WECHAT)
+
+
+def follow_again(work: NotifyWork, openid: str) -> None:
+    """Restores what a follower was bound to when it left, unless either was bound otherwise since."""
+    row = work.store.last_binding(openid_index=work.tools.phones.of(openid))
+    if row is None or row.ended_by != UNFOLLOWED:
+        return
+    if work.store.last_binding(mobile_index=row.mobile_index) != row:
+        return
+    seq = work.store.add_binding(
+        mobile_index=row.mobile_index,
+        openid_index=row.openid_index,
+        openid=row.openid,
+        source=row.source,
+        bound_at=work.now,
+    )
+    work.audit("binding.made", str(seq), cause=_WECHAT, source=row.source, restores=row.seq)
 
 
 def end_bindings(work: NotifyWork, openid_index: str, by: str, cause: Cause) -> None:

@@ -1,5 +1,6 @@
 """What can be done with notices: try to send, record what came of it, end, and turn the brake."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,8 +11,11 @@ import structlog
 from services.notify.bindings import end_bindings
 from services.notify.carriers import Accepted, ErrorClass, Receipt, Refused, Submission, Unknown
 from services.notify.domain import (
+    ALLOWLIST,
+    CAP,
     CORRECTION,
     LOOK,
+    STOPPED,
     TEXT,
     Attempt,
     AttemptState,
@@ -30,7 +34,7 @@ from services.notify.domain import (
     notice_id,
 )
 from services.notify.fragments import TextTooLongError, fragments
-from services.notify.store import ADOPTABLE, Phone, Wrong
+from services.notify.store import ADOPTABLE, Phone, Place, Wrong
 from services.notify.words import REFERENCE_BYTES, SAMPLE_REFERENCE, Words, make_reference
 from services.notify.work import NotifyWork
 from shared.events.notify import (
@@ -150,13 +154,12 @@ def begin_attempts(
     """Commits an attempt for every message that may go; holds or ends the notices that may not.
 
     Notices that join in a message share its attempt. Returns the messages to submit, and whether anything
-    changed. A notice that changed since it was looked at is left alone, and so is everything once the brake
-    is off or the hours are over.
+    changed. A notice that changed since it was looked at is left alone, and so is everything that its account
+    lets through no more, or when the hours are over: it is judged anew with the next portion.
     """
-    sending, calendar = work.store.sending(), work.store.calendar()
-    if sending.state is SendingState.OFF or not is_open(work.now, calendar, work.rules.hours):
+    lines, calendar = work.store.lines(work.now), work.store.calendar()
+    if not is_open(work.now, calendar, work.rules.hours):
         return [], False
-    left = work.store.left_today(work.now)
     current = work.store.notices(candidate.notice.id for candidate, _ in looked)
     index = {c.mobile: work.tools.phones.of(c.mobile) for c, _ in looked if c.mobile}
     phones = work.store.phones(index.values(), work.now - work.rules.cap_days)
@@ -164,27 +167,31 @@ def begin_attempts(
     messages: dict[Any, list[Candidate]] = {}
     for candidate, answer in looked:
         notice, mobile_index = candidate.notice, index.get(candidate.mobile or "", "")
-        if current[notice.id].version != notice.version:
+        stopped = mobile_index and lines[candidate.channel].obstacle(mobile_index)
+        if stopped or current[notice.id].version != notice.version:
             continue
         if isinstance(answer, Hold):
             touched.append(held_by_look(notice, answer.reason, work.now, calendar, work.rules.hours))
         elif candidate.mobile is None:
             touched.append(_without_phone(work, candidate))
-        elif waiting := _waiting(work, notice, mobile_index, phones[mobile_index], sending):
+        elif waiting := _waiting(work, notice, mobile_index, phones[mobile_index]):
             touched.append(waiting)
         else:
             messages.setdefault(candidate.message, []).append(candidate)
     outgoing: list[Outgoing] = []
+    begun: Counter[Channel] = Counter()
     for members in messages.values():
-        mobile_index = index[members[0].mobile or ""]
+        mobile_index, channel = index[members[0].mobile or ""], members[0].channel
+        left = lines[channel].left
         # A second message to the same phone waits until the outcome of the first is known.
-        if phones[mobile_index].open or (left is not None and left <= len(outgoing)):
+        if phones[mobile_index].open or (left is not None and left <= begun[channel]):
             continue
         if unsayable := _unsayable(work, members):
             # The others of the message go with the next portion: what it says changes.
             touched += unsayable
             continue
         phones[mobile_index].open = True
+        begun[channel] += 1
         outgoing.append(_message(work, members, mobile_index, looked_at, looked_wall))
         touched += [_begin(member.notice, mobile_index) for member in members]
     work.store.save_notices(touched, at=work.now)
@@ -203,17 +210,12 @@ def _without_phone(work: NotifyWork, candidate: Candidate) -> Notice:
     return _unreach(work, candidate.notice, "silent" if candidate.notice.moving_on else "no_contact")
 
 
-def put_aside(work: NotifyWork, waiting: Iterable[tuple[Notice, datetime]]) -> None:
-    """Lets notices wait until an instant, where nothing has changed them meanwhile."""
-    until = {notice.id: (notice, at) for notice, at in waiting}
-    current = work.store.notices(until)
+def put_aside(work: NotifyWork, waiting: Iterable[Notice]) -> None:
+    """Lets notices wait as they were changed to, where nothing else has changed them meanwhile."""
+    wanted = list(waiting)
+    current = work.store.notices(notice.id for notice in wanted)
     work.store.save_notices(
-        [
-            changed(notice, look_again_at=at)
-            for id_, (notice, at) in until.items()
-            if current[id_].version == notice.version
-        ],
-        at=work.now,
+        [notice for notice in wanted if current[notice.id].version + 1 == notice.version], at=work.now
     )
 
 
@@ -238,14 +240,10 @@ def _unlooked(notice: Notice) -> tuple[str, ...]:
     return tuple(reason for reason in notice.held if not reason.startswith(LOOK))
 
 
-def _waiting(
-    work: NotifyWork, notice: Notice, mobile_index: str, phone: Phone, sending: Sending
-) -> Notice | None:
+def _waiting(work: NotifyWork, notice: Notice, mobile_index: str, phone: Phone) -> Notice | None:
     """The notice put aside because its phone may get nothing now; None when it may."""
-    reason = None if sending.admits(mobile_index) else "allowlist"
-    reason = reason or ("phone" if phone.unknown else None)
-    if reason:
-        return changed(notice, held=(reason,), mobile_index=mobile_index)
+    if phone.unknown:
+        return changed(notice, held=("phone",), mobile_index=mobile_index)
     if len(phone.recent) >= work.rules.cap and not notice.is_correction:
         free_at = phone.recent[-work.rules.cap] + work.rules.cap_days
         return changed(notice, held=(), look_again_at=free_at, mobile_index=mobile_index)
@@ -444,11 +442,10 @@ def _try_later(work: NotifyWork, notice: Notice) -> Notice:
 
 
 def _stop(work: NotifyWork, refused: Refused) -> None:
-    before = work.store.sending()
+    before = work.store.brakes()[Channel.SMS]
     if before.state is not SendingState.OFF:
-        work.store.put_sending(
-            Sending(SendingState.OFF, before.daily_cap, before.allowlist, work.now, "notify")
-        )
+        off = Sending(SendingState.OFF, before.daily_cap, before.allowlist, work.now, "notify")
+        work.store.put_brake(Channel.SMS, off)
         cause = Cause("notify", "carrier")
         work.audit("sending.stopped", work.rules.account, cause=cause, code=refused.code, error=refused.error)
 
@@ -459,7 +456,9 @@ def _free_phone(work: NotifyWork, mobile_index: str) -> None:
 
 
 def _release(work: NotifyWork, notices: Iterable[Notice], reason: str) -> None:
-    freed = [changed(n, held=tuple(r for r in n.held if r != reason)) for n in notices]
+    freed = [
+        changed(n, held=tuple(r for r in n.held if r != reason), look_again_at=work.now) for n in notices
+    ]
     work.store.save_notices(freed, at=work.now)
 
 
@@ -549,11 +548,12 @@ def _apply(work: NotifyWork, attempt: Any, seq: int, *, delivered: bool, code: s
 
 @dataclass(frozen=True)
 class Recall:
-    """Messages that should not be, and why."""
+    """Messages that should not be, and why; of many, those behind a place in the order of creation."""
 
     wrong: Wrong
     reason: str
     cause: Cause
+    after: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -570,7 +570,7 @@ class Got:
 
 @dataclass(frozen=True)
 class Recalled:
-    """What a recall did, and who got the wrong message.
+    """What a recall did, and who got the wrong message; `goes_on` behind which place there are more.
 
     Notices under way end with what is under way; if that arrives, it is corrected too.
     """
@@ -579,11 +579,17 @@ class Recalled:
     under_way: int
     corrections: int
     got: tuple[Got, ...]
+    goes_on: Place | None
 
 
 def recall(work: NotifyWork, item: Recall) -> Recalled:
-    """Withdraws what is unsent, queues a correction to everybody who has the wrong message, and lists them."""
-    wrong, got = work.store.wrong(item.wrong), work.store.who_got(item.wrong)
+    """Withdraws what is unsent, queues a correction to everybody who has the wrong message, and lists them.
+
+    One portion at a time, so that nothing else has to wait for a great recall.
+    """
+    found = work.store.wrong(item.wrong, item.after, PORTION + 1)
+    wrong = found[:PORTION]
+    got = work.store.who_got(notice.id for notice in wrong)
     ending = [(notice, withdraw(work, notice, RECALLED)) for notice in wrong if notice.sendable]
     work.store.save_notices([after for _, after in ending], at=work.now)
     last = {notice.id: (notice, row.attempt_reference) for notice, row in got}
@@ -595,6 +601,7 @@ def recall(work: NotifyWork, item: Recall) -> Recalled:
             Got(n.id, n.uscc, n.facts.unit_name, r.attempt_channel, r.attempt_reference, r.attempt_opened_at)
             for n, r in got
         ),
+        goes_on=(wrong[-1].created_at, wrong[-1].id) if len(found) > PORTION else None,
     )
     work.audit(
         "notices.recalled",
@@ -647,8 +654,9 @@ def _correction(work: NotifyWork, wrong: Notice, reference: str, cause: Cause) -
 
 @dataclass(frozen=True)
 class ChangeSending:
-    """How the brake should stand. `allowlist` None leaves the list as it is."""
+    """How the brake of some accounts should stand. `allowlist` None leaves the list as it is."""
 
+    channels: tuple[Channel, ...]
     state: SendingState
     keeps_cap: bool
     daily_cap: int | None
@@ -656,23 +664,26 @@ class ChangeSending:
     cause: Cause
 
 
-def change_sending(work: NotifyWork, item: ChangeSending) -> Sending:
-    """Turns the brake; what waited for the old allow-list is judged anew."""
-    before = work.store.sending()
-    allowlist = before.allowlist
-    if item.allowlist is not None:
-        allowlist = frozenset(work.tools.phones.of(mobile) for mobile in item.allowlist)
-    daily_cap = before.daily_cap if item.keeps_cap else item.daily_cap
-    new = Sending(item.state, daily_cap, allowlist, work.now, item.cause.actor)
-    work.store.put_sending(new)
-    work.audit(
-        "sending.changed",
-        work.rules.account,
-        cause=item.cause,
-        before=before.state,
-        after=new.state,
-        daily_cap=new.daily_cap,
-        allowlist=len(allowlist),
-    )
-    _release(work, work.store.held_for("allowlist"), "allowlist")
-    return new
+def change_sending(work: NotifyWork, item: ChangeSending) -> None:
+    """Turns the brakes; what waited for the old ones is judged anew, unless that would only be stopped."""
+    brakes = work.store.brakes()
+    for channel in item.channels:
+        before = brakes[channel]
+        allowlist = before.allowlist
+        if item.allowlist is not None:
+            allowlist = frozenset(work.tools.phones.of(mobile) for mobile in item.allowlist)
+        daily_cap = before.daily_cap if item.keeps_cap else item.daily_cap
+        new = Sending(item.state, daily_cap, allowlist, work.now, item.cause.actor)
+        work.store.put_brake(channel, new)
+        work.audit(
+            "sending.changed",
+            work.rules.accounts[channel],
+            cause=item.cause,
+            before=before.state,
+            after=new.state,
+            daily_cap=new.daily_cap,
+            allowlist=len(allowlist),
+        )
+    if item.state is not SendingState.OFF:
+        for reason in (ALLOWLIST, STOPPED, CAP):
+            _release(work, work.store.held_for(reason), reason)

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import chain, islice
-from typing import Final
+from itertools import chain, islice, product
+from typing import Final, get_args
 
 import sqlalchemy as sa
 import structlog
@@ -24,12 +24,14 @@ from services.notify.commands import (
     record_outcomes,
 )
 from services.notify.domain import (
+    CAP,
     Candidate,
     Channel,
     Go,
     Hold,
+    Line,
     Notice,
-    SendingState,
+    changed,
     next_opening,
     next_slot,
     pick_mobile,
@@ -57,10 +59,10 @@ Submit = Callable[[Outgoing], Awaitable[Submission]]
 
 @dataclass(frozen=True)
 class Due:
-    """What delivery has to do now: notices that may go, and those whose phone waits for a slot, until when."""
+    """What delivery has to do now: notices that may go, and others as they are to wait for slot or account."""
 
     ready: Sequence[Candidate] = ()
-    waiting: Sequence[tuple[Notice, datetime]] = ()
+    waiting: Sequence[Notice] = ()
 
 
 class Delivery:
@@ -90,10 +92,19 @@ class Delivery:
         self._failures = 0
         self._resume_at = -math.inf
         self._stopping = False
-        self._looks = core.metrics.counter("looks_total", "Answers of the last look, by notice", ["answer"])
+        self._looks = core.metrics.counter(
+            "last_looks_asked_total",
+            "Answers that registry gave before messages left, none included",
+            ["answer"],
+        )
         self._submissions = core.metrics.counter(
             "submissions_total", "Submissions, by channel and outcome", ["channel", "outcome"]
         )
+        # All are there from the start, so that the first one is a rise.
+        for answer in ("go", "hold", "none"):
+            self._looks.labels(answer)
+        for channel, kind in product(channels, get_args(Submission)):
+            self._submissions.labels(channel, kind.__name__.lower())
         self._stops = core.metrics.counter(
             "sending_stops_total", "Stops because the carrier refused the account"
         )
@@ -113,11 +124,14 @@ class Delivery:
         if store.open_attempts():
             return now
         due = store.first_due()
-        if due is None or store.sending().state is SendingState.OFF:
+        if due is None:
             return None
         at = max(due, now)
-        if store.left_today(at) == 0:
-            at = start_of(today(at) + timedelta(days=1))
+        lines = [line for line in store.lines(at).values() if not line.is_off]
+        if not lines:
+            return None
+        if all(line.left == 0 for line in lines):
+            at = _tomorrow(at)
         return next_opening(at, store.calendar(), self._tools.rules.hours)
 
     def next_expiry(self, db: sa.Connection, now: datetime) -> datetime | None:
@@ -204,31 +218,35 @@ class Delivery:
             return Due()
         store = Store(db, self._tools.rules)
         limit = min(max(1, math.ceil(self._rate * PORTION_S)), MOST)
-        left = store.left_today(now)
-        first = store.due_notices(now, limit if left is None else min(limit, left))
-        return self._gather(store, first, now)
+        return self._gather(store, store.due_notices(now, limit), now)
 
     def _gather(self, store: Store, first: Sequence[Notice], now: datetime) -> Due:
         """The notices with whatever else is due behind their phones, as whole messages, at most `MOST`."""
-        rules, of = self._tools.rules, self._tools.phones.of
-        found = {c.notice.id: c for c in self._candidates(store, first)}
+        rules, of, lines = self._tools.rules, self._tools.phones.of, store.lines(now)
+        found = {c.notice.id: c for c in self._candidates(store, first, lines)}
         shared = store.shared_phones({of(c.mobile) for c in found.values() if c.mobile})
         others = [notice for notice in store.due_behind(shared, now) if notice.id not in found]
-        found |= {c.notice.id: c for c in self._candidates(store, others)}
+        found |= {c.notice.id: c for c in self._candidates(store, others, lines)}
         calendar = store.calendar()
         messages: dict[object, list[Candidate]] = {}
         waiting = []
         for candidate in found.values():
-            notice = candidate.notice
-            if not notice.is_correction and candidate.mobile and of(candidate.mobile) in shared:
+            notice, index = candidate.notice, of(candidate.mobile) if candidate.mobile else ""
+            if not notice.is_correction and index in shared:
                 slot = next_slot(notice.due_at or now, calendar, rules.hours, rules.slot)
                 if slot > now:
-                    waiting.append((notice, slot))
+                    waiting.append(changed(notice, look_again_at=slot))
                     continue
+            if index and (why := lines[candidate.channel].obstacle(index)):
+                again = {"look_again_at": _tomorrow(now)} if why == CAP else {}
+                waiting.append(changed(notice, held=(why,), mobile_index=index, **again))
+                continue
             messages.setdefault(candidate.message, []).append(candidate)
         return Due(_whole(messages.values()), waiting)
 
-    def _candidates(self, store: Store, notices: Sequence[Notice]) -> list[Candidate]:
+    def _candidates(
+        self, store: Store, notices: Sequence[Notice], lines: Mapping[Channel, Line]
+    ) -> list[Candidate]:
         tools = self._tools
         contacts = store.contacts(notice.uscc for notice in notices)
         wrong = store.attempts(notice.corrects for notice in notices if notice.corrects)
@@ -246,16 +264,20 @@ class Delivery:
                 found.append(Candidate(notice, None, version, readable=False))
             else:
                 found.append(Candidate(notice, mobile, version))
-        return self._with_followers(store, found) if Channel.WECHAT in self._channels else found
+        line = lines.get(Channel.WECHAT)
+        return (
+            self._with_followers(store, found, line) if line and Channel.WECHAT in self._channels else found
+        )
 
-    def _with_followers(self, store: Store, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Names the follower where a notice may go by WeChat."""
+    def _with_followers(self, store: Store, candidates: Sequence[Candidate], line: Line) -> list[Candidate]:
+        """Names the follower where a notice may go by WeChat; what its account does not let through goes by SMS."""
         tools = self._tools
         index = {
             c.notice.id: tools.phones.of(c.mobile)
             for c in candidates
             if c.mobile and not c.notice.sms_only and tools.rules.by_wechat(c.notice)
         }
+        index = {id_: phone for id_, phone in index.items() if line.obstacle(phone) is None}
         openids = {}
         for mobile_index, sealed in store.followers(index.values()).items():
             try:
@@ -305,8 +327,8 @@ class Delivery:
         try:
             await asyncio.sleep(slot - clock.monotonic())
             # The brake is looked at each time, so that a stop acts within a second whatever is under way.
-            sending = await self._core.read(lambda db: Store(db, self._tools.rules).sending())
-            admitted = sending.admits(message.attempt.mobile_index)
+            brakes = await self._core.read(lambda db: Store(db, self._tools.rules).brakes())
+            admitted = brakes[message.attempt.channel].admits(message.attempt.mobile_index)
             outcome = await self._hand_over(message, began, admitted=admitted)
         except Exception as error:  # noqa: BLE001 - whatever happened, the outcome has to be recorded
             log.warning("submission_failed", service=self._core.name, error=type(error).__name__)
@@ -328,6 +350,10 @@ class Delivery:
         self._failures += 1
         self._resume_at = self._core.clock.monotonic() + pause
         log.warning(what, service=self._core.name, why=why, pause_s=pause)
+
+
+def _tomorrow(at: datetime) -> datetime:
+    return start_of(today(at) + timedelta(days=1))
 
 
 def _is_down(outcome: Submission) -> bool:

@@ -81,9 +81,13 @@ _NAMESPACE: Final = UUID("6a3c9d4e-0f0b-5a57-9d7a-3c1f5b1a7e21")
 LOOK: Final = "look:"
 """Begins the reasons that a last look gave; those are looked at again, all others wait for an event."""
 TEXT: Final = "text"
-_OWN_REASONS: Final = frozenset({"contact", "parked_here", "allowlist", "phone", TEXT})
-"""Reasons of our own: contact not here yet, key parked here, not on the allow-list, phone with an unknown
-outcome, nothing that could be said (text or contacts). All others are the lead's.
+STOPPED: Final = "stopped"
+ALLOWLIST: Final = "allowlist"
+CAP: Final = LOOK + "cap"
+"""The account has sent what it may today; a new day or another brake mends it."""
+_OWN_REASONS: Final = frozenset({"contact", "parked_here", ALLOWLIST, STOPPED, "phone", TEXT})
+"""Reasons of our own: contact not here yet, key parked here, not on the allow-list, account stopped, phone with
+an unknown outcome, nothing that could be said (text or contacts). All others are the lead's.
 """
 
 
@@ -311,7 +315,7 @@ class Candidate:
 
 
 class SendingState(StrEnum):
-    """The brake of the carrier account."""
+    """The brake of one carrier account."""
 
     OFF = "off"
     ALLOWLIST = "allowlist"
@@ -333,6 +337,25 @@ class Sending:
         if self.state is SendingState.ALLOWLIST:
             return mobile_index in self.allowlist
         return self.state is SendingState.ON
+
+
+@dataclass(frozen=True)
+class Line:
+    """An account today: its brake, and how many more submissions the cap lets through (None: no limit)."""
+
+    brake: Sending
+    left: int | None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nobody gets anything."""
+        return self.brake.state is SendingState.OFF
+
+    def obstacle(self, mobile_index: str) -> str | None:
+        """Why a message to this phone has to wait, None when it may leave."""
+        if not self.brake.admits(mobile_index):
+            return STOPPED if self.is_off else ALLOWLIST
+        return CAP if self.left == 0 else None
 
 
 @dataclass(frozen=True)
@@ -382,7 +405,7 @@ class Rules:
     """What the city decides: hours, caps, waits, words. `calendar` holds the years of the city pack.
 
     `slot` is how often a phone that serves several units may get a message; `silence` and `wechat_silence`
-    are the longest waits for a receipt, by channel.
+    are the longest waits for a receipt, by channel. `sending` is how the brake of an account begins.
     """
 
     hours: Hours
@@ -398,7 +421,14 @@ class Rules:
     signature: str
     templates: Mapping[tuple[str, str], Template]
     account: str
+    has_wechat: bool
     sending: Sending
+
+    @property
+    def accounts(self) -> Mapping[Channel, str]:
+        """The carriers' accounts by channel; each has a brake of its own."""
+        sms = {Channel.SMS: self.account}
+        return {**sms, Channel.WECHAT: Channel.WECHAT.value} if self.has_wechat else sms
 
     def by_wechat(self, notice: Notice) -> bool:
         """Whether there are words of WeChat for a notice."""

@@ -5,7 +5,17 @@ from contextlib import suppress
 from typing import Final, TypeVar
 
 from services.notify.commands import withdraw
-from services.notify.domain import TEXT, Facts, Notice, after_event, changed, lead_reasons, notice_id
+from services.notify.domain import (
+    ALLOWLIST,
+    STOPPED,
+    TEXT,
+    Facts,
+    Notice,
+    after_event,
+    changed,
+    lead_reasons,
+    notice_id,
+)
 from services.notify.work import NotifyWork
 from shared.calendar import Year
 from shared.events.matching import (
@@ -22,7 +32,7 @@ from shared.events.registry import ContactChanged, ReferenceChanged
 from shared.messaging.consumer import Received, on
 from shared.privacy import CannotOpenError
 
-_OF_CONTACTS: Final = {"phone", "allowlist", TEXT}
+_OF_CONTACTS: Final = {"phone", ALLOWLIST, STOPPED, TEXT}
 """Holds that other contacts may end."""
 
 LeadEvent = TypeVar("LeadEvent", LeadChanged, LeadHeld, LeadReleased, LeadResolved)

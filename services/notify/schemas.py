@@ -21,17 +21,22 @@ Mobile = Annotated[str, AfterValidator(_mobile)]
 
 
 class SendingIn(Body):
-    """How the brake should stand. What is left out stays; `daily_cap` null takes the cap away."""
+    """How the brake of an account should stand, of all of them without `account`.
 
+    What is left out stays; `daily_cap` null takes the cap away.
+    """
+
+    account: Annotated[str, Text(32)] | None = None
     state: Choice[SendingState]
     daily_cap: Annotated[Whole, Field(ge=0, le=10_000_000)] | None = None
     allowlist: Annotated[Many[Mobile], Listing(1000)] | None = None
 
 
 class SendingOut(BaseModel):
-    """How the brake stands. Of the allow-list only its length is shown."""
+    """How the brake of an account stands. Of the allow-list only its length is shown."""
 
     account: str
+    channel: Channel
     state: SendingState
     daily_cap: int | None
     allowlist: int
@@ -58,13 +63,17 @@ class BindingOut(BaseModel):
 
 
 class RecallIn(Body):
-    """Which messages were wrong, and why: by their references, or one stage of a rule since an instant."""
+    """Which messages were wrong, and why: by their references, or one stage of a rule since an instant.
+
+    A great recall is done in portions: ask again with `cursor` until the answer has no `next_cursor`.
+    """
 
     references: Annotated[Many[Annotated[str, Text(16)]], Field(min_length=1, max_length=1000)] | None = None
     rule: Annotated[str, Text(8)] | None = None
     stage: Annotated[str, Text(32)] | None = None
     since: Moment | None = None
     reason: Annotated[str, Text(200)]
+    cursor: Annotated[str, Text(1024)] | None = None
 
     @model_validator(mode="after")
     def _one_way_to_name_them(self) -> Self:
@@ -97,6 +106,7 @@ class RecallOut(BaseModel):
     under_way: int
     corrections: int
     got: list[GotOut]
+    next_cursor: str | None
 
 
 class VerifyOut(BaseModel):

@@ -136,6 +136,7 @@ def read_rules(settings: NotifySettings, pack: Path) -> Rules:
             for stage in texts.part(rule).data
         },
         account=settings.account,
+        has_wechat=settings.wechat_secret is not None,
         sending=Sending(SendingState.ON, None) if sandbox else Sending(SendingState.OFF, 500),
     )
 

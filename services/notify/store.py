@@ -15,6 +15,7 @@ from services.notify.domain import (
     AttemptState,
     Channel,
     Facts,
+    Line,
     Notice,
     NoticeState,
     Rules,
@@ -26,10 +27,10 @@ from services.notify.tables import (
     attempt,
     attempt_notice,
     binding,
+    brake,
     calendar_year,
     notice,
     receipt,
-    sending,
     unit_contact,
 )
 from shared.calendar import Calendar, Year
@@ -50,6 +51,8 @@ _KEY: Final = (
 _MUTABLE: Final = tuple(column.name for column in notice.c if column.name not in ("id", *_KEY))
 ADOPTABLE: Final = timedelta(days=7)
 """A receipt is about a submission of unknown outcome that is at most so old."""
+Place = tuple[datetime, str]
+"""A place in the order of creation: instant and id of a notice."""
 _LEFT: Final = (AttemptState.ACCEPTED, AttemptState.UNKNOWN)
 """States of an attempt whose message somebody got, or may have got."""
 
@@ -117,17 +120,18 @@ class Store:
         """Notices about these units of which something may still leave."""
         return self._notices(notice.c.uscc.in_(set(usccs)), _SENDABLE)
 
-    def wrong(self, wrong: "Wrong") -> list[Notice]:
-        """The notices that a recall is about."""
-        return self._notices(_about(wrong), order=(notice.c.created_at, notice.c.id))
+    def wrong(self, wrong: "Wrong", after: Place | None, limit: int) -> list[Notice]:
+        """The notices that a recall is about, in order of creation, behind a place in that order."""
+        where = [_about(wrong), *([] if after is None else [_behind(after)])]
+        return self._notices(*where, order=(notice.c.created_at, notice.c.id), limit=limit)
 
-    def who_got(self, wrong: "Wrong") -> list[tuple[Notice, Any]]:
-        """Those of them that somebody got or may have got, each with the rows of its submissions, in order."""
+    def who_got(self, ids: Iterable[str]) -> list[tuple[Notice, Any]]:
+        """Those of these notices that somebody got or may have got, each with the rows of its submissions, in order."""
         rows = self._db.execute(
             sa.select(notice, *(attempt.c[name].label(f"attempt_{name}") for name in _GOT))
             .join(attempt_notice, attempt_notice.c.notice_id == notice.c.id)
             .join(attempt, attempt.c.reference == attempt_notice.c.reference)
-            .where(_about(wrong), attempt.c.state.in_(_LEFT))
+            .where(notice.c.id.in_(list(ids)), attempt.c.state.in_(_LEFT))
             .order_by(notice.c.id, attempt.c.opened_at, attempt.c.reference)
         )
         return [(_notice(row), row) for row in rows]
@@ -156,14 +160,11 @@ class Store:
             where.append(notice.c.mobile_index == mobile_index)
         return self._notices(*where)
 
-    def page(
-        self, where: Mapping[str, str | None], after: tuple[datetime, str] | None, limit: int
-    ) -> list[Notice]:
+    def page(self, where: Mapping[str, str | None], after: Place | None, limit: int) -> list[Notice]:
         """Notices in order of creation, behind a place in that order; None filters nothing."""
         conditions = [notice.c[name] == value for name, value in where.items() if value is not None]
         if after is not None:
-            place = sa.tuple_(notice.c.created_at, notice.c.id)
-            conditions.append(place > sa.tuple_(sa.literal(after[0], notice.c.created_at.type), after[1]))
+            conditions.append(_behind(after))
         return self._notices(*conditions, order=(notice.c.created_at, notice.c.id), limit=limit)
 
     def first_due(self) -> datetime | None:
@@ -193,6 +194,18 @@ class Store:
         """How many notices stand in each state; a state without any is not in it."""
         rows = self._db.execute(sa.select(notice.c.state, sa.func.count()).group_by(notice.c.state))
         return {NoticeState(state): number for state, number in rows}
+
+    def count_by_channel(self) -> dict[tuple[str, str], int]:
+        """How many notices stand in each state, by the channel that took them last ("": none did)."""
+        alike = (notice.c.state, notice.c.channel)
+        rows = self._db.execute(sa.select(*alike, sa.func.count()).group_by(*alike))
+        return {(state, channel or ""): number for state, channel, number in rows}
+
+    def count_due(self, now: datetime) -> int:
+        """How many notices may be looked at."""
+        return (
+            self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(notice.c.due_at <= now)) or 0
+        )
 
     def newest(self, state: NoticeState, limit: int) -> list[Notice]:
         """Notices in a state, the newest first."""
@@ -242,6 +255,13 @@ class Store:
         """The rows of bindings of now of either of the two."""
         either = (binding.c.mobile_index == mobile_index) | (binding.c.openid_index == openid_index)
         return list(self._db.execute(sa.select(binding).where(either, binding.c.ended_at.is_(None))))
+
+    def last_binding(self, **of: str) -> Any:
+        """The newest row of bindings of a phone or of a follower, ended or not; None when there is none."""
+        where = [binding.c[name] == value for name, value in of.items()]
+        return self._db.execute(
+            sa.select(binding).where(*where).order_by(binding.c.seq.desc()).limit(1)
+        ).first()
 
     def add_binding(self, **values: Any) -> int:
         """Keeps a binding; returns its number."""
@@ -354,10 +374,13 @@ class Store:
                 phone.recent.append(row.opened_at)
         return found
 
-    def submitted_since(self, start: datetime) -> int:
-        """How many submissions count for the daily cap: all but those that provably never left."""
+    def submitted_since(self, start: datetime) -> dict[Channel, int]:
+        """How many submissions count for each daily cap: all but those that provably never left."""
         where = attempt.c.opened_at >= start, attempt.c.state != AttemptState.RELEASED
-        return self._db.scalar(sa.select(sa.func.count()).select_from(attempt).where(*where)) or 0
+        rows = self._db.execute(
+            sa.select(attempt.c.channel, sa.func.count()).where(*where).group_by(attempt.c.channel)
+        )
+        return dict.fromkeys(Channel, 0) | {Channel(channel): number for channel, number in rows}
 
     # -- receipts ----------------------------------------------------------------------------------
 
@@ -409,24 +432,36 @@ class Store:
 
     # -- brake and calendar ------------------------------------------------------------------------
 
-    def sending(self) -> Sending:
-        """The brake; as the account begins when nobody has touched it."""
-        row = self._db.execute(sa.select(sending)).first()
-        if row is None:
-            return self._rules.sending
-        return Sending(
-            SendingState(row.state), row.daily_cap, frozenset(row.allowlist), row.changed_at, row.changed_by
-        )
+    def brakes(self) -> dict[Channel, Sending]:
+        """The brake of each account; as the account begins where nobody has touched it."""
+        turned = {
+            row.channel: Sending(
+                SendingState(row.state),
+                row.daily_cap,
+                frozenset(row.allowlist),
+                row.changed_at,
+                row.changed_by,
+            )
+            for row in self._db.execute(sa.select(brake))
+        }
+        return {channel: turned.get(channel, self._rules.sending) for channel in self._rules.accounts}
 
-    def put_sending(self, new: Sending) -> None:
-        """Sets the brake."""
-        row = {"id": 1, **asdict(new), "allowlist": sorted(new.allowlist)}
-        upsert(self._db, sending, [row], key=["id"], update=[name for name in row if name != "id"])
+    def put_brake(self, channel: Channel, new: Sending) -> None:
+        """Sets the brake of one account."""
+        row = {"channel": channel, **asdict(new), "allowlist": sorted(new.allowlist)}
+        upsert(self._db, brake, [row], key=["channel"], update=[name for name in row if name != "channel"])
 
-    def left_today(self, now: datetime) -> int | None:
-        """How many more submissions the daily cap lets through today; None without a cap."""
-        cap = self.sending().daily_cap
-        return None if cap is None else max(cap - self.submitted_since(start_of(today(now))), 0)
+    def lines(self, now: datetime) -> dict[Channel, Line]:
+        """Each account as it stands on this day."""
+        brakes = self.brakes()
+        capped = any(one.daily_cap is not None for one in brakes.values())
+        used = self.submitted_since(start_of(today(now))) if capped else {}
+        return {
+            channel: Line(
+                one, None if one.daily_cap is None else max(one.daily_cap - used.get(channel, 0), 0)
+            )
+            for channel, one in brakes.items()
+        }
 
     def calendar(self) -> Calendar:
         """The calendar of the city pack with the years that replaced its own."""
@@ -466,6 +501,11 @@ _GOT: Final = ("reference", "channel", "opened_at")
 _SENDABLE: Final = notice.c.state.in_(UNSENT) | (
     (notice.c.state == NoticeState.HANDED_OVER) & (notice.c.channel == Channel.WECHAT)
 )
+
+
+def _behind(place: Place) -> sa.ColumnElement[bool]:
+    at = sa.tuple_(notice.c.created_at, notice.c.id)
+    return at > sa.tuple_(sa.literal(place[0], notice.c.created_at.type), place[1])
 
 
 def _about(wrong: Wrong) -> sa.ColumnElement[bool]:

@@ -157,16 +157,16 @@ binding = sa.Table(
     comment="which follower of the official account a phone belongs to; at most one each way",
 )
 
-sending = sa.Table(
-    "sending",
+brake = sa.Table(
+    "brake",
     metadata,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("channel", sa.String(8), primary_key=True),
     sa.Column("state", sa.String(16), nullable=False),
     sa.Column("daily_cap", sa.Integer, comment="None: no limit"),
     sa.Column("allowlist", sa.JSON, nullable=False, comment="phone indexes"),
     sa.Column("changed_at", Instant, nullable=False),
     sa.Column("changed_by", sa.String(128), nullable=False),
-    comment="one row: the brake of the carrier account; no row: as the account begins",
+    comment="the brake of each carrier account; no row: as the account begins",
 )
 
 calendar_year = sa.Table(

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, TypeVar
 
+import prometheus_client
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.registry.commands import (
+    REPUBLISHED_AT_ONCE,
     CancelParticipation,
     ChangeUnit,
     DeclareComplete,
@@ -22,6 +24,7 @@ from services.registry.commands import (
     RecordParticipation,
     Registered,
     RegisterUnit,
+    RepublishContacts,
     cancel_participation,
     change_unit,
     close_unit,
@@ -33,13 +36,15 @@ from services.registry.commands import (
     record_participations,
     recorded,
     register_units,
+    republish_contacts,
     resume_unit,
     suspend_unit,
 )
 from services.registry.domain import Batch, City, DataSet, Insurance, RejectedRow, look, unit_doubts
-from services.registry.intake.apply import ReceiveBatch, SettleRow, own_batch, receive_batch, settle_row
+from services.registry.intake.apply import ReceiveBatch, SettleRow, receive_batch, settle_row
 from services.registry.intake.files import Files
 from services.registry.intake.report import report_head, report_rows
+from services.registry.intake.withdraw import WithdrawBatch, own_batch, withdraw_batch
 from services.registry.schemas import (
     BatchOut,
     CancelIn,
@@ -52,6 +57,8 @@ from services.registry.schemas import (
     Look,
     ParticipationIn,
     ParticipationOut,
+    RepublishedOut,
+    RepublishIn,
     ResumeIn,
     SettledOut,
     SettleIn,
@@ -62,6 +69,7 @@ from services.registry.schemas import (
     UnitPatch,
     UnitRow,
     Uscc,
+    WithdrawIn,
     YearIn,
     YearOut,
     unit_out,
@@ -81,6 +89,7 @@ from shared.http import (
     FileRoute,
     Limit,
     Page,
+    PlainRoute,
     RowId,
     StrictRoute,
     access,
@@ -100,16 +109,22 @@ from shared.storage.idempotency import Answer
 T = TypeVar("T")
 
 router = APIRouter(route_class=StrictRoute)
+plain = APIRouter(route_class=PlainRoute)
+"""What other systems ask most."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads."""
+    """What the routes need; on `app.state.room`. `lookers` are the last look's own reading threads.
+
+    `looked` counts its answers.
+    """
 
     core: Core[RegistryWork]
     vault: Vault
     city: City
     lookers: ThreadPoolExecutor
+    looked: prometheus_client.Counter
     files: Files
     contracts: Mapping[str, Contract]
 
@@ -136,7 +151,7 @@ YearNumber = Annotated[int, Path(ge=FIRST_YEAR, le=LAST_YEAR)]
 # -- units -----------------------------------------------------------------------------------------------
 
 
-@router.post(
+@plain.post(
     "/v1/units", dependencies=[access("units:write")], response_model=UnitOut, status_code=201, tags=["units"]
 )
 async def register(body: UnitIn, request: Request, who: Who) -> Response:
@@ -249,6 +264,23 @@ def _unit_answer(outcome: Registered) -> Answer:
     return Answer(200, shown.model_dump(mode="json"), {"ETag": etag(outcome.unit.version)})
 
 
+@router.post(
+    "/v1/contacts/republish",
+    dependencies=[access("operations", whole_city=True)],
+    response_model=RepublishedOut,
+    tags=["operations"],
+)
+async def republish(body: RepublishIn, request: Request, who: Who) -> Response:
+    """Tells the other services the contacts of units once more, a portion at a time."""
+    item = RepublishContacts(who.cause, body.uscc, body.after or "")
+
+    def respond(told: list[str]) -> Answer:
+        more = told[-1] if len(told) == REPUBLISHED_AT_ONCE else None
+        return Answer(200, {"republished": len(told), "next": more})
+
+    return await answer(request, republish_contacts, item, respond)
+
+
 # -- participations --------------------------------------------------------------------------------------
 
 
@@ -326,6 +358,29 @@ async def datasets(room: Here) -> dict[str, list[DataSetOut]]:
     """Every data set, its mode, and the day through which it is known to be complete."""
     marks = await room.read(lambda store: store.complete_through())
     return {"items": [_dataset_out(item, marks.get(item.id)) for item in room.city.datasets.values()]}
+
+
+@router.get(
+    "/v1/datasets/{id}/template",
+    dependencies=[access("datasets:read")],
+    response_class=Response,
+    tags=["datasets"],
+)
+async def template(id: str, room: Here) -> Response:  # noqa: A002 - a fixed path
+    """An empty CSV file of the data set: its headings, ready to be filled in and sent."""
+    contract = _contract(room, id)
+    return Response(
+        contract.template,
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{contract.id}.csv"'},
+    )
+
+
+def _contract(room: Room, id_: str) -> Contract:
+    contract = room.contracts.get(id_)
+    if contract is None:
+        raise not_found("没有该数据集，或不接收文件", "there is no such data set, or it takes no files")
+    return contract
 
 
 @router.put(
@@ -412,9 +467,7 @@ async def send(
     `complete_through`: with this file everything about days up to that one has been supplied; said when the
     file has been applied.
     """
-    contract = room.contracts.get(id)
-    if contract is None:
-        raise not_found("没有该数据集，或不接收文件", "there is no such data set, or it takes no files")
+    contract = _contract(room, id)
     if who.department not in contract.owners:
         raise Problem(
             403,
@@ -495,6 +548,23 @@ def _rejected_behind(id_: str, line: int) -> Callable[[Store], list[RejectedRow]
 
 
 @router.post(
+    "/v1/batches/{id}/withdraw",
+    dependencies=[access("datasets:write", whole_city=True)],
+    response_model=BatchOut,
+    status_code=202,
+    tags=["batches"],
+)
+async def withdraw(id: str, body: WithdrawIn, request: Request, who: Who) -> Response:  # noqa: A002
+    """Takes a whole file back: what it brought and nobody has touched since is undone afterwards, by events."""
+    item = WithdrawBatch(who.cause, who.department, id, body.reason, body.replaced)
+
+    def respond(outcome: tuple[Batch, int]) -> Answer:
+        return Answer(202, BatchOut.of(*outcome).model_dump(mode="json"))
+
+    return await answer(request, withdraw_batch, item, respond)
+
+
+@router.post(
     "/v1/batches/{id}/rows/{n}/settle",
     dependencies=[access("datasets:write", whole_city=True)],
     response_model=SettledOut,
@@ -538,10 +608,12 @@ async def last_look(body: LastLookIn, room: Here) -> LastLookOut:
                 store.in_force(usccs, day, ended=True),
                 store.disputed(usccs),
             )
-        reasons = (
+        reasons = [
             look(item, known.get(item.uscc), in_force.get(item.uscc, {}), disputed=item.uscc in disputed)
             for item in questions
-        )
+        ]
+        for reason, number in Counter(reasons).items():
+            room.looked.labels("hold" if reason else "go", reason or "").inc(number)
         return [Look(answer="hold", reason=reason) if reason else Look(answer="go") for reason in reasons]
 
     answers = await asyncio.get_running_loop().run_in_executor(room.lookers, ask)

@@ -1,16 +1,18 @@
 """Puts registry together."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
+import prometheus_client
 import sqlalchemy as sa
 
 from services import registry
-from services.registry.api import Room, files, looks, router
+from services.registry.api import Room, files, looks, plain, router
 from services.registry.commands import complete_live_days
-from services.registry.domain import City, DataSet, late_days, live_due
+from services.registry.domain import BatchState, City, Hold, late_days, live_due
 from services.registry.handlers import SUBSCRIPTIONS
 from services.registry.intake.apply import Intake
 from services.registry.intake.files import Files
@@ -19,9 +21,10 @@ from services.registry.settings import RegistrySettings
 from services.registry.store import Store, Vault
 from services.registry.tables import PLUMBING
 from services.registry.work import RegistryWork
-from shared.clock import Clock, today
+from shared.clock import Clock, start_of, today
 from shared.datasets.contract import load_contracts
 from shared.messaging.bus import Bus
+from shared.metrics import Metrics, Reading
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Duty, Service, assemble
 
@@ -39,7 +42,6 @@ def build(
         return RegistryWork(db, vault, city, now=clock.now(), wall=clock.wall())
 
     core = Core(settings, clock=clock, plumbing=PLUMBING, make_work=make_work)
-    _measure_lateness(core, vault, city)
 
     async def complete() -> bool:
         # As a request among requests: what was asked before midnight and still waits commits before it.
@@ -59,7 +61,7 @@ def build(
         core,
         bus,
         card=registry.__doc__ or "",
-        routers=[router, files, looks],
+        routers=[plain, router, files, looks],
         pages=pages(city, vault),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,
@@ -68,9 +70,10 @@ def build(
             Duty("intake", intake.step, intake.next_due, exclusive=True),
         ],
         at_start=intake.clear_files,
+        measure=partial(_measure, vault, city),
     )
     lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="registry-look")
-    service.app.state.room = Room(core, vault, city, lookers, kept, contracts)
+    service.app.state.room = Room(core, vault, city, lookers, _looked(core.metrics), kept, contracts)
     return service
 
 
@@ -83,18 +86,39 @@ def _vault(settings: RegistrySettings) -> Vault:
     )
 
 
-def _measure_lateness(core: Core[RegistryWork], vault: Vault, city: City) -> None:
-    gauge = core.metrics.gauge(
-        "dataset_late_days", "Days that a batch data set lags behind the day before yesterday", ["dataset"]
+def _looked(metrics: Metrics) -> prometheus_client.Counter:
+    """Counts the answers of the last look; all are there from the start, so that the first one is a rise."""
+    counter = metrics.counter(
+        "last_looks_total", "Messages asked about just before they leave, by answer", ["answer", "reason"]
     )
+    counter.labels("go", "")
+    for reason in get_args(Hold):
+        counter.labels("hold", reason)
+    return counter
 
-    def late(dataset: DataSet) -> Callable[[], float]:
-        def read() -> float:
-            with core.database.read() as db:
-                through = Store(db, vault).complete_through().get(dataset.id)
-            return late_days(dataset.mode, through, today(core.clock.now()))
 
-        return read
-
-    for dataset in city.datasets.values():
-        gauge.labels(dataset.id).set_function(late(dataset))
+def _measure(vault: Vault, city: City, db: sa.Connection, now: datetime, reading: Reading) -> None:
+    store, day = Store(db, vault), today(now)
+    marks = store.complete_through()
+    late = {(item.id,): late_days(item.mode, marks.get(item.id), day) for item in city.datasets.values()}
+    reading.gauges(
+        "dataset_late_days",
+        "Days that a batch data set lags behind the day before yesterday",
+        ["dataset"],
+        late,
+    )
+    reading.gauges(
+        "dataset_complete_timestamp_seconds",
+        "The end of the last day that a data set is complete through",
+        ["dataset"],
+        {(id_,): start_of(through + timedelta(days=1)).timestamp() for id_, through in marks.items()},
+    )
+    batches = dict.fromkeys(((str(state),) for state in BatchState), 0) | store.count_batches()
+    reading.gauges("batches", "Files that departments sent, by state", ["state"], batches)
+    units, uninsured = store.count_units(day), store.count_units(day, insured=False)
+    reading.gauges(
+        "units",
+        "Registered units, by whether anybody is insured through them",
+        ["insured"],
+        {("true",): units - uninsured, ("false",): uninsured},
+    )

@@ -7,7 +7,7 @@ The two that come in great numbers take a list and answer per item; a later item
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any
+from typing import Any, Final
 
 from services.registry.domain import (
     UNDIVIDED,
@@ -19,6 +19,7 @@ from services.registry.domain import (
     Insurance,
     Participation,
     Person,
+    RejectedRow,
     Spell,
     Unit,
     UnitKind,
@@ -45,6 +46,7 @@ from shared.events.registry import (
     ContactChanged,
     Counted,
     DataComplete,
+    IntakeSettled,
     ParticipationCancelled,
     ParticipationEnded,
     ParticipationStarted,
@@ -120,20 +122,24 @@ class Registered:
 def register_units(work: RegistryWork, items: Sequence[RegisterUnit]) -> list[Registered | Problem]:
     """New units. One that is known already with the same facts stays as it is; with others it is a problem."""
     units = work.store.units(item.uscc for item in items)
-    contacts = work.store.contacts(units)
-    new: dict[str, Unit] = {}
+    contacts = work.store.contacts(units) if units else {}
+    new: list[tuple[RegisterUnit, Unit]] = []
     outcomes: list[Registered | Problem] = []
     for item in items:
         problem = _registration_problem(work, item, units.get(item.uscc), contacts.get(item.uscc, ()))
         if problem is None and item.uscc not in units:
-            new[item.uscc] = units[item.uscc] = _unit(work, item)
+            unit = units[item.uscc] = _unit(work, item)
             contacts[item.uscc] = item.contacts
-            _tell_registered(work, item, new[item.uscc])
-            outcomes.append(Registered(new[item.uscc], item.contacts, is_new=True))
+            new.append((item, unit))
+            outcomes.append(Registered(unit, item.contacts, is_new=True))
         else:
             outcomes.append(problem or Registered(units[item.uscc], item.contacts))
-    work.store.add_units(list(new.values()))
-    work.store.save_contacts({uscc: contacts[uscc] for uscc in new if contacts[uscc]})
+    supplied = {item.uscc: item.contacts for item, _ in new if item.contacts}
+    work.store.add_units([unit for _, unit in new])
+    work.store.add_contacts(supplied)
+    letters = work.store.letters(supplied)
+    for item, unit in new:
+        _tell_registered(work, item, unit, letters.get(item.uscc))
     return outcomes
 
 
@@ -146,7 +152,8 @@ def change_unit(work: RegistryWork, item: ChangeUnit) -> Registered:
         contacts = item.contacts
         after = replace(after, contact_version=after.contact_version + 1)
         work.store.save_contacts({item.uscc: contacts})
-        _tell_contacts(work, item.cause, after, contacts)
+        letter = work.store.letters({item.uscc: contacts})[item.uscc]
+        _tell_contacts(work, item.cause, after, letter)
         changed.append("contacts")
     if not changed:
         return Registered(before, contacts)
@@ -185,6 +192,36 @@ def _move(work: RegistryWork, item: MoveUnit, rule: Callable[[Unit, date, date],
         work.emit(UnitChanged(**_facts(after), changed=["status"]), cause=item.cause)
     work.audit(f"unit_{rule.__name__}", item.uscc, cause=item.cause, on=str(item.on), version=after.version)
     return Registered(after, contacts)
+
+
+@dataclass(frozen=True)
+class RepublishContacts:
+    """A portion of the units whose contacts are to be told again: of the named ones, else of all."""
+
+    cause: Cause
+    usccs: tuple[str, ...] = ()
+    after: str = ""
+
+
+REPUBLISHED_AT_ONCE: Final = 500
+"""Most units in a portion."""
+
+
+def republish_contacts(work: RegistryWork, item: RepublishContacts) -> list[str]:
+    """Tells the contacts of units as they stand, under the version they have; gives the units, by code.
+
+    Whoever has them already does nothing; who lost them has them again.
+    """
+    units = work.store.units_with_contacts(item.usccs, after=item.after, limit=REPUBLISHED_AT_ONCE)
+    contacts = work.store.contacts(unit.uscc for unit in units)
+    letters = work.store.letters(contacts)
+    for unit in units:
+        _tell_contacts(work, item.cause, unit, letters[unit.uscc])
+    if units:
+        work.audit(
+            "contacts_republished", units[0].uscc, cause=item.cause, units=len(units), last=units[-1].uscc
+        )
+    return [unit.uscc for unit in units]
 
 
 def _known(work: RegistryWork, item: ChangeUnit | MoveUnit) -> tuple[Unit, tuple[Contact, ...]]:
@@ -255,16 +292,15 @@ def _unit(work: RegistryWork, item: RegisterUnit) -> Unit:
     )
 
 
-def _tell_registered(work: RegistryWork, item: RegisterUnit, unit: Unit) -> None:
+def _tell_registered(work: RegistryWork, item: RegisterUnit, unit: Unit, letter: str | None) -> None:
     work.emit(UnitRegistered(**_facts(unit)), cause=item.cause)
-    if item.contacts:
-        _tell_contacts(work, item.cause, unit, item.contacts)
+    if letter is not None:
+        _tell_contacts(work, item.cause, unit, letter)
     work.audit("unit_registered", unit.uscc, cause=item.cause, contacts=len(item.contacts))
 
 
-def _tell_contacts(work: RegistryWork, cause: Cause, unit: Unit, contacts: Sequence[Contact]) -> None:
-    sealed = work.store.letter(unit.uscc, contacts)
-    work.emit(ContactChanged(uscc=unit.uscc, version=unit.contact_version, sealed=sealed), cause=cause)
+def _tell_contacts(work: RegistryWork, cause: Cause, unit: Unit, letter: str) -> None:
+    work.emit(ContactChanged(uscc=unit.uscc, version=unit.contact_version, sealed=letter), cause=cause)
 
 
 def _facts(unit: Unit) -> dict[str, Any]:
@@ -289,7 +325,10 @@ def _facts(unit: Unit) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RecordParticipation:
-    """Somebody is insured, as the owner of the data says. The ID number comes as it was written."""
+    """Somebody is insured, as the owner of the data says. The ID number comes as it was written.
+
+    `batch_id` is the file that it stands in.
+    """
 
     cause: Cause
     within: str | None
@@ -300,6 +339,7 @@ class RecordParticipation:
     form: Form
     kind: Declared
     started_on: date
+    batch_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -347,13 +387,17 @@ class _Claim:
 def record_participations(
     work: RegistryWork, items: Sequence[RecordParticipation]
 ) -> list[Recorded | Problem]:
-    """New participations, registering their people on the way. One that is known already stays as it is."""
+    """New participations, registering their people on the way. One that is known already stays as it is.
+
+    Either settles what earlier files said of the same unit and person and could not be read.
+    """
     units = work.store.units(item.uscc for item in items if item.uscc)
     claims = [_claim(work, item, units.get(item.uscc or "")) for item in items]
     people = _people(work, [claim for claim in claims if isinstance(claim, _Claim)])
     tokens = [person.token for person in people.values()]
     standing = {known.spell: known for known in work.store.standing(tokens)}
     firsts = work.store.firsts(tokens)
+    disputes = work.store.disputes(item.uscc for item in items if item.uscc)
 
     # Ids come from the database, so the new ones are told apart first, inserted, and only then spoken of.
     new: dict[Spell, Participation] = {}
@@ -385,14 +429,39 @@ def record_participations(
         doubts = participation_doubts(
             unit_known=claim.unit is not None or participation.uscc is None,
             same_name=person.name == claim.item.name,
+            before_unit=_is_before_unit(participation, claim.unit),
             others=claim.doubts,
         )
         outcome = Recorded(participation, person, first.participation_id == participation.id, doubts, is_new)
         if is_new:
             _tell_started(work, claim.item.cause, outcome, first)
+        disputes = _settle_corrected(work, claim.item, disputes)
         outcomes.append(outcome)
     work.store.save_firsts(decided)
     return outcomes
+
+
+def _settle_corrected(
+    work: RegistryWork, item: RecordParticipation, disputes: list[RejectedRow]
+) -> list[RejectedRow]:
+    """Settles the rows that this one corrects, and returns the others. Rows of its own file it leaves alone."""
+    about = [row for row in disputes if row.uscc == item.uscc and row.batch_id != item.batch_id]
+    if not about:
+        return disputes
+    keys = set(work.store.row_keys(item.uscc or "", item.id_number, item.name))
+    corrected_rows = [row for row in about if keys.intersection(row.keys)]
+    by = f"batch {item.batch_id}" if item.batch_id else "a single call"
+    for row in corrected_rows:
+        settle_dispute(work, row, item.cause, reason=f"corrected by {by}")
+    return [row for row in disputes if row not in corrected_rows]
+
+
+def settle_dispute(work: RegistryWork, row: RejectedRow, cause: Cause, *, reason: str) -> None:
+    """A rejected row holds its unit no more."""
+    assert row.uscc is not None  # noqa: S101 - a dispute is about a unit
+    work.store.settle(row.batch_id, row.row)
+    work.emit(IntakeSettled(uscc=row.uscc, batch_id=row.batch_id, row=row.row), cause=cause)
+    work.audit("row_settled", row.uscc, cause=cause, batch=row.batch_id, row=row.row, reason=reason)
 
 
 def end_participation(work: RegistryWork, item: EndParticipation) -> Recorded:
@@ -475,6 +544,11 @@ def _other_kind() -> Problem:
         en="this participation is recorded with another kind; cancel that one first if it is wrong",
         errors=[FieldError("/kind", "differs", "与已记录的不同", "is not as recorded")],
     )
+
+
+def _is_before_unit(participation: Participation, unit: Unit | None) -> bool:
+    begins = unit.established_on if unit else None
+    return begins is not None and participation.started_on < begins
 
 
 def _tell_started(work: RegistryWork, cause: Cause, outcome: Recorded, first: First) -> None:

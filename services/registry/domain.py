@@ -256,6 +256,11 @@ _UNKNOWN_UNIT = Doubt(
     "该统一社会信用代码的单位尚未登记，参保记录先行保留",
     "no unit with this code is registered yet; the record is kept until it is",
 )
+_BEFORE_UNIT = Doubt(
+    "before_unit",
+    "参保开始日期早于该单位成立日期，请核对；记录已接收并停止该单位期限计算",
+    "it began before the unit was established; it is taken all the same and stops the unit's clock: check both",
+)
 _AREA_CODE = Doubt(
     "area_code",
     "身份证号码前两位不是已知的省级代码，请核对",
@@ -404,10 +409,14 @@ def spell_faults(form: Form, uscc: str | None, started_on: date, today: date) ->
 
 
 def participation_doubts(
-    *, unit_known: bool, same_name: bool, others: Sequence[Doubt] = ()
+    *, unit_known: bool, same_name: bool, before_unit: bool, others: Sequence[Doubt] = ()
 ) -> tuple[Doubt, ...]:
     """What somebody should look at in a participation."""
-    checks = ((not unit_known, _UNKNOWN_UNIT), (not same_name, _NAME_DIFFERS))
+    checks = (
+        (not unit_known, _UNKNOWN_UNIT),
+        (not same_name, _NAME_DIFFERS),
+        (before_unit, _BEFORE_UNIT),
+    )
     return (*others, *(doubt for applies, doubt in checks if applies))
 
 
@@ -552,13 +561,23 @@ def look(
 # -- batches ---------------------------------------------------------------------------------------------
 
 
+WITHDRAWN = "withdrawn"
+"""Origin of a unit that only a file spoke of which was withdrawn."""
+
+
 class BatchState(StrEnum):
-    """What became of a file: refused as a whole, or applied row by row."""
+    """What became of a file: refused as a whole, or applied row by row; and perhaps taken back again."""
 
     RECEIVED = "received"
     APPLYING = "applying"
     APPLIED = "applied"
     REFUSED = "refused"
+    WITHDRAWING = "withdrawing"
+    WITHDRAWN = "withdrawn"
+
+
+PENDING = frozenset({BatchState.RECEIVED, BatchState.APPLYING, BatchState.WITHDRAWING})
+"""States of a batch of which more will come."""
 
 
 @dataclass(frozen=True)
@@ -576,7 +595,9 @@ class Batch:
     """A file that a department sent, and how far it is applied.
 
     `position` and `line` are the byte and the line behind the last row applied, `layout` how it is read,
-    `rows` how many there are. `client` and `correlation` are those of the request that brought it.
+    `rows` how many there are. `client` and `correlation` are those of the request that brought it, or that
+    withdrew it: then `taken_back` and `kept` count what it had brought, and `replaced` says whether another
+    file is to take its place.
     """
 
     id: str
@@ -598,11 +619,27 @@ class Batch:
     rejected: int = 0
     problems: tuple[Trouble, ...] = ()
     ended_at: datetime | None = None
+    replaced: bool | None = None
+    taken_back: int = 0
+    kept: int = 0
 
     @property
     def is_over(self) -> bool:
-        """Nothing more will come of it."""
-        return self.state in (BatchState.APPLIED, BatchState.REFUSED)
+        """Nothing more will come of it by itself."""
+        return self.state not in PENDING
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a row of a batch brought: a unit (in a version), a participation, or only the end of a known one."""
+
+    batch_id: str
+    row: int
+    uscc: str | None = None
+    participation_id: int | None = None
+    version: int | None = None
+    recorded: bool = True
+    ended_on: date | None = None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from services.registry.domain import (
     UnitKind,
     UnitStatus,
 )
-from shared.http import Body, Choice, Day, Listing, Many, Text, Whole, refuse
+from shared.http import Body, Choice, Day, Flag, Listing, Many, Text, Whole, refuse
 from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
 from shared.privacy import mask_id_number, mask_mobile, mask_name
 
@@ -226,6 +226,13 @@ class YearIn(Body):
     source: Annotated[str, Text(200)]
 
 
+class RepublishIn(Body):
+    """Whose contacts to tell again: those of the named units, else of the next ones behind `after`."""
+
+    uscc: Annotated[Many[Uscc], Listing(500)] = ()
+    after: Uscc | None = None
+
+
 class SubjectIn(Body):
     """Whom a message is about."""
 
@@ -277,6 +284,13 @@ class Warned(BaseModel):
     code: str
     zh: str
     en: str
+
+
+class RepublishedOut(BaseModel):
+    """How many units' contacts were told again; `next`: where to go on, null when there is nothing more."""
+
+    republished: int
+    next: str | None
 
 
 class ContactOut(BaseModel):
@@ -398,7 +412,8 @@ class BatchOut(BaseModel):
     """A file and what became of it.
 
     `rows` are the rows below the headings, known once the file has been read; `done` of them were looked at.
-    `open_disputes` are rejected rows that hold messages to their unit.
+    `open_disputes` are rejected rows that hold messages to their unit. Of a withdrawn file `taken_back` and
+    `kept` count what it had brought; `replaced`: a corrected one is to take its place.
     """
 
     id: str
@@ -415,6 +430,9 @@ class BatchOut(BaseModel):
     problems: list[TroubleOut]
     received_at: datetime
     ended_at: datetime | None
+    replaced: bool | None
+    taken_back: int
+    kept: int
 
     @classmethod
     def of(cls, batch: Batch, open_disputes: int) -> "BatchOut":
@@ -427,6 +445,16 @@ class BatchOut(BaseModel):
         return cls(
             **{name: shown[name] for name in cls.model_fields if name in shown}, open_disputes=open_disputes
         )
+
+
+class WithdrawIn(Body):
+    """Why a file is taken back. `replaced`: a corrected one is to take its place.
+
+    Until it has, no unit with a participation in it is told that it insures nobody.
+    """
+
+    reason: Annotated[str, Text(200)]
+    replaced: Flag = True
 
 
 class SettledOut(BaseModel):

@@ -10,11 +10,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from services.registry.domain import (
+    PENDING,
     Batch,
     BatchState,
     Contact,
     ContactRole,
     Declared,
+    Effect,
     First,
     Form,
     Insurance,
@@ -29,6 +31,7 @@ from services.registry.domain import (
 )
 from services.registry.tables import (
     BATCH,
+    BATCH_EFFECT,
     CALENDAR_YEAR,
     CONTACT,
     DATASET,
@@ -41,6 +44,7 @@ from services.registry.tables import (
 from shared.calendar import Year
 from shared.ids import new_token
 from shared.privacy import Cipher, Index
+from shared.storage.bulk import insert_rows
 from shared.storage.database import upsert
 
 
@@ -95,6 +99,11 @@ class Store:
             where.append(_insures(today) if insured else ~_insures(today))
         return self._units(*where, limit=limit)
 
+    def units_with_contacts(self, usccs: Collection[str], *, after: str, limit: int) -> list[Unit]:
+        """Those of the named units (none named: of all) that ever had contacts, behind `after`, by code."""
+        where = [UNIT.c.contact_version > 0, UNIT.c.uscc > after]
+        return self._units(*where, *([UNIT.c.uscc.in_(usccs)] if usccs else []), limit=limit)
+
     def count_units(self, today: date, *, insured: bool | None = None) -> int:
         """How many units `unit_page` has in all, of all towns."""
         where = [] if insured is None else [_insures(today) if insured else ~_insures(today)]
@@ -109,7 +118,7 @@ class Store:
 
     def add_units(self, units: Sequence[Unit]) -> None:
         """New units."""
-        self._insert(UNIT, [_row(unit) for unit in units])
+        insert_rows(self._db, UNIT, [_row(unit) for unit in units])
 
     def save_unit(self, unit: Unit) -> None:
         """A unit that changed."""
@@ -130,24 +139,26 @@ class Store:
         rows = self._db.execute(sa.select(CONTACT).where(CONTACT.c.uscc.in_(set(usccs))))
         return {row.uscc: self._open_contacts(row.uscc, row.sealed) for row in rows}
 
+    def add_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
+        """The first contacts of units."""
+        insert_rows(self._db, CONTACT, self._contact_rows(lists))
+
     def save_contacts(self, lists: Mapping[str, Sequence[Contact]]) -> None:
         """Replaces the contacts of units."""
-        rows = [
-            {
-                "uscc": uscc,
-                "sealed": self._vault.records.seal(_contacts_json(contacts), context=f"contacts:{uscc}"),
-            }
-            for uscc, contacts in lists.items()
-        ]
-        upsert(self._db, CONTACT, rows, key=["uscc"], update=["sealed"])
+        upsert(self._db, CONTACT, self._contact_rows(lists), key=["uscc"], update=["sealed"])
+
+    def _contact_rows(self, lists: Mapping[str, Sequence[Contact]]) -> list[dict[str, Any]]:
+        sealed = self._vault.records.seal_all(_by_context(lists))
+        return [{"uscc": uscc, "sealed": sealed[f"contacts:{uscc}"]} for uscc in lists]
 
     def _open_contacts(self, uscc: str, sealed: bytes) -> tuple[Contact, ...]:
         plain = json.loads(self._vault.records.open(sealed, context=f"contacts:{uscc}"))
         return tuple(Contact(ContactRole(item["role"]), item["name"], item["mobile"]) for item in plain)
 
-    def letter(self, uscc: str, contacts: Sequence[Contact]) -> str:
-        """The contacts of a unit, sealed for the other services."""
-        return self._vault.letters.seal_text(_contacts_json(contacts).decode(), context=f"contacts:{uscc}")
+    def letters(self, lists: Mapping[str, Sequence[Contact]]) -> dict[str, str]:
+        """The contacts of units, sealed for the other services."""
+        sealed = self._vault.letters.seal_texts(_by_context(lists))
+        return {uscc: sealed[f"contacts:{uscc}"] for uscc in lists}
 
     # -- people --------------------------------------------------------------------------------------
 
@@ -176,7 +187,7 @@ class Store:
             }
             for person in people
         ]
-        self._insert(PERSON, rows)
+        insert_rows(self._db, PERSON, rows)
         return {person.id_number: person for person in people}
 
     def _open_person(self, token: int, sealed: bytes) -> Person:
@@ -201,6 +212,11 @@ class Store:
 
     def _participations(self, *where: sa.ColumnElement[bool]) -> list[Participation]:
         return [_participation(row) for row in self._db.execute(sa.select(PARTICIPATION).where(*where))]
+
+    def has_participations(self, uscc: str) -> bool:
+        """Whether anything was recorded through a unit that was not cancelled."""
+        where = PARTICIPATION.c.uscc == uscc, PARTICIPATION.c.state != State.CANCELLED.value
+        return bool(self._db.scalar(sa.select(sa.exists().where(*where))))
 
     def add_participations(self, participations: Sequence[Participation]) -> list[Participation]:
         """New participations, returned with the ids the database gave them, in order."""
@@ -304,7 +320,27 @@ class Store:
 
     def pending_batches(self) -> list[Batch]:
         """Batches that are not over, in the order in which they came."""
-        return self._batches(BATCH.c.state.in_((BatchState.RECEIVED, BatchState.APPLYING)))
+        return self._batches(BATCH.c.state.in_(PENDING))
+
+    def add_effects(self, effects: Sequence[Effect]) -> None:
+        """Keeps what rows of a batch brought."""
+        insert_rows(self._db, BATCH_EFFECT, [vars(effect) for effect in effects])
+
+    def effects(self, batch_id: str, limit: int) -> list[Effect]:
+        """What a batch brought and nobody has taken back yet, by line."""
+        wanted = sa.select(BATCH_EFFECT).where(BATCH_EFFECT.c.batch_id == batch_id)
+        rows = self._db.execute(wanted.order_by(BATCH_EFFECT.c.row).limit(limit))
+        return [Effect(**row._mapping) for row in rows]
+
+    def forget_effects(self, batch_id: str, through: int) -> None:
+        """They were dealt with, up to a line."""
+        where = BATCH_EFFECT.c.batch_id == batch_id, BATCH_EFFECT.c.row <= through
+        self._db.execute(sa.delete(BATCH_EFFECT).where(*where))
+
+    def count_batches(self) -> dict[tuple[str], int]:
+        """How many batches are in each state; a state without any is not in it."""
+        rows = self._db.execute(sa.select(BATCH.c.state, sa.func.count()).group_by(BATCH.c.state))
+        return {(state,): number for state, number in rows}
 
     def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
         rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time
@@ -321,7 +357,7 @@ class Store:
 
     def add_batch(self, batch: Batch) -> None:
         """A new batch."""
-        self._insert(BATCH, [_batch_row(batch)])
+        insert_rows(self._db, BATCH, [_batch_row(batch)])
 
     def save_batch(self, batch: Batch) -> None:
         """A batch that got on."""
@@ -338,7 +374,7 @@ class Store:
             }
             sealed = self._vault.records.seal(_json(secret), context=f"row:{item.batch_id}:{item.row}")
             rows.append({**row, "sealed": sealed})
-        self._insert(REJECTED_ROW, rows)
+        insert_rows(self._db, REJECTED_ROW, rows)
 
     def rejected(self, batch_id: str, *, after: int, limit: int) -> list[RejectedRow]:
         """Rejected rows of a batch behind a line, by line."""
@@ -350,11 +386,13 @@ class Store:
         where = (REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
         return set(self._db.scalars(sa.select(REJECTED_ROW.c.uscc).where(*where).distinct()))
 
-    def disputes(self, usccs: Iterable[str], *, but_of: str) -> list[RejectedRow]:
-        """Disputed rows about these units, except those of one batch."""
-        return self._rejected(
-            REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed, REJECTED_ROW.c.batch_id != but_of
-        )
+    def disputes(self, usccs: Iterable[str]) -> list[RejectedRow]:
+        """Disputed rows about these units."""
+        return self._rejected(REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
+
+    def disputes_of(self, batch_id: str, limit: int) -> list[RejectedRow]:
+        """Disputed rows of a batch, by line."""
+        return self._rejected(REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.disputed, limit=limit)
 
     def open_disputes(self, batch_id: str) -> int:
         """How many rows of a batch are disputed."""
@@ -391,10 +429,6 @@ class Store:
         """Keyed digests of what tells a person from the others of a unit: ID number, name."""
         return tuple(self._vault.people.of(f"{uscc}\n{name.strip().upper()}") for name in names if name)
 
-    def _insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        if rows:  # an empty list would insert one row of defaults
-            self._db.execute(sa.insert(table), list(rows))
-
 
 def _insures(today: date) -> sa.ColumnElement[bool]:
     """Whether anybody is insured through a unit as an employer."""
@@ -430,6 +464,10 @@ def _participation(row: sa.Row[Any]) -> Participation:
 
 def _batch_row(batch: Batch) -> dict[str, Any]:
     return {**vars(batch), "state": batch.state.value, "problems": [asdict(item) for item in batch.problems]}
+
+
+def _by_context(lists: Mapping[str, Sequence[Contact]]) -> dict[str, bytes]:
+    return {f"contacts:{uscc}": _contacts_json(contacts) for uscc, contacts in lists.items()}
 
 
 def _contacts_json(contacts: Sequence[Contact]) -> bytes:

@@ -135,9 +135,25 @@ BATCH = sa.Table(
     sa.Column("rejected", sa.Integer, nullable=False),
     sa.Column("problems", sa.JSON, nullable=False),
     sa.Column("ended_at", Instant),
+    sa.Column("replaced", sa.Boolean, comment="withdrawn: whether another file is to take its place"),
+    sa.Column("taken_back", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("kept", sa.Integer, nullable=False, server_default="0", comment="effects that outlast it"),
     sa.UniqueConstraint("department", "dataset", "sha256"),
     sa.Index("batch_state", "state", "id"),
     comment="files that departments sent, and how far they are applied; the same file is the same batch",
+)
+
+BATCH_EFFECT = sa.Table(
+    "batch_effect",
+    metadata,
+    sa.Column("batch_id", sa.String(36), primary_key=True),
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False, comment="line of the file"),
+    sa.Column("uscc", sa.String(18), comment="the unit that the row registered"),
+    sa.Column("version", sa.Integer, comment="of the unit, as the row left it"),
+    sa.Column("participation_id", sa.BigInteger, comment="the participation that it recorded or ended"),
+    sa.Column("recorded", sa.Boolean, nullable=False, comment="false: it only ended what was known"),
+    sa.Column("ended_on", sa.Date),
+    comment="what the rows of a batch brought, so that it can be taken back",
 )
 
 REJECTED_ROW = sa.Table(

@@ -1,7 +1,6 @@
 """Every SQL statement of targets."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import date
 from typing import Any
 
@@ -24,7 +23,7 @@ class Figures:
 
     def add_spells(self, spells: Sequence[Spell]) -> None:
         """Keeps participations as they started; one that is known already stays as it is."""
-        rows = {item.participation_id: {**asdict(item), "state": SpellState.IN_FORCE} for item in spells}
+        rows = {item.participation_id: {**vars(item), "state": SpellState.IN_FORCE} for item in spells}
         insert_new(self._db, spell, list(rows.values()), key=["participation_id"])
 
     def set_state(self, participations: Sequence[int], state: SpellState) -> None:
@@ -71,7 +70,7 @@ class Figures:
 
 
 def _row(decision: Decision) -> dict[str, Any]:
-    first = asdict(decision.first) if decision.first else _NOBODY
+    first = vars(decision.first) if decision.first else _NOBODY
     key = {"person": decision.person, "insurance": decision.insurance}
     return {**key, "version": decision.version, **first}
 

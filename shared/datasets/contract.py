@@ -51,12 +51,20 @@ class Column:
                 "not_a_day", "须为日期，如 2026-02-10", "must be a day, like 2026-02-10"
             )
         if self.type == "choice":
-            allowed = "、".join(dict.fromkeys(_first_words(self.values)))
-            values = ", ".join(dict.fromkeys(self.values.values()))
+            allowed = "、".join(self.choices.values())
+            values = ", ".join(self.choices)
             return self.values.get(word(text)) or self._fault(
                 "not_allowed", f"取值须为 {allowed} 之一", f"must be one of {values}"
             )
         return text
+
+    @property
+    def choices(self) -> Mapping[str, str]:
+        """Each value of a choice, and the first word for it."""
+        found: dict[str, str] = {}
+        for written, value in self.values.items():
+            found.setdefault(value, written)
+        return found
 
     def _fault(self, code: str, zh: str, en: str) -> FieldError:
         return FieldError(f"/{self.name}", code, zh, en)
@@ -90,6 +98,11 @@ class Contract:
             for column in self.columns
             for heading in (column.name, column.label, *column.aliases)
         }
+
+    @property
+    def template(self) -> bytes:
+        """An empty file to fill in: the headings, as spreadsheets open them."""
+        return b"\xef\xbb\xbf" + ",".join(column.label for column in self.columns).encode() + b"\r\n"
 
 
 def word(text: str) -> str:
@@ -155,14 +168,6 @@ def _refuse_shared_headings(document: Document, columns: Iterable[Column]) -> No
                     f"{document.file}: the heading {heading} stands for {owner[heading]} and {column.name}"
                 )
             owner[heading] = column.name
-
-
-def _first_words(values: Mapping[str, str]) -> Iterable[str]:
-    seen: set[str] = set()
-    for written, value in values.items():
-        if value not in seen:
-            seen.add(value)
-            yield written
 
 
 def _day(text: str) -> date | None:

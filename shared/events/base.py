@@ -11,6 +11,7 @@ class Event(BaseModel):
 
     `name` is `publisher.fact.vN`. `subject` is the ordering key: facts of one key arrive in the order in
     which they were committed. A `broadcast` fact concerns every key and goes once to each partition.
+    A `personal` fact carries people's data, sealed; its publisher keeps it only as long as a topic does.
     Unknown fields are ignored, so that a publisher may add some.
     """
 
@@ -18,6 +19,7 @@ class Event(BaseModel):
 
     name: ClassVar[str]
     broadcast: ClassVar[bool] = False
+    personal: ClassVar[bool] = False
 
     @property
     def subject(self) -> str:

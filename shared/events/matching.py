@@ -74,7 +74,7 @@ class LeadCorrected(LeadFacts):
 
 
 class LeadHeld(Event):
-    """Messages about a lead are kept back for one more reason: paused, code, disputed, parked, suspended."""
+    """Messages about a lead are kept back for one more reason: paused, visited, code, disputed, parked, suspended."""
 
     name: ClassVar[str] = "matching.lead_held.v1"
     lead_id: str

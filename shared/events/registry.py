@@ -57,6 +57,7 @@ class ContactChanged(Event):
     """
 
     name: ClassVar[str] = "registry.contact_changed.v1"
+    personal: ClassVar[bool] = True
     uscc: str
     version: int
     sealed: str
@@ -188,6 +189,26 @@ class BatchAccepted(Event):
         return self.dataset
 
 
+class BatchWithdrawn(Event):
+    """A file was taken back, behind the events that undid what it had brought.
+
+    `taken_back` of its rows were undone, `kept` were not: something else had touched what they brought, or
+    they only ended a participation. `replaced`: a corrected file is to take its place.
+    """
+
+    name: ClassVar[str] = "registry.batch_withdrawn.v1"
+    batch_id: str
+    dataset: str
+    department: str
+    taken_back: int
+    kept: int
+    replaced: bool
+
+    @property
+    def subject(self) -> str:
+        return self.dataset
+
+
 EVENTS: tuple[type[Event], ...] = (
     UnitRegistered,
     UnitChanged,
@@ -201,4 +222,5 @@ EVENTS: tuple[type[Event], ...] = (
     IntakeDisputed,
     IntakeSettled,
     BatchAccepted,
+    BatchWithdrawn,
 )

@@ -45,7 +45,7 @@ from shared.http.fields import (
     refuse,
 )
 from shared.http.problems import field_errors, pointer, problem_response
-from shared.http.routes import FileRoute, StrictRoute
+from shared.http.routes import FileRoute, PlainRoute, StrictRoute
 
 __all__ = [
     "FIRST_YEAR",
@@ -64,6 +64,7 @@ __all__ = [
     "Many",
     "Moment",
     "Page",
+    "PlainRoute",
     "Public",
     "RateLimiter",
     "RowId",

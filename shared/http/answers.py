@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import (
     BaseModel,
 )
@@ -44,7 +43,7 @@ def answer_response(made: Answer) -> Response:
     headers = dict(made.headers)
     if made.body is None:
         return Response(status_code=made.status, headers=headers)
-    return JSONResponse(made.body, made.status, headers)
+    return Response(made.content, made.status, headers, media_type="application/json")
 
 
 async def _idempotency_key(request: Request) -> IdempotencyKey | None:
@@ -59,7 +58,8 @@ async def _idempotency_key(request: Request) -> IdempotencyKey | None:
             en="Idempotency-Key must be 1 to 255 visible ASCII characters, given once",
         )
     who = await caller(request)
-    parts = (request.method, request.url.path, request.url.query, who.department, who.town)
+    scope = request.scope
+    parts = (request.method, scope["path"], scope["query_string"].decode("latin-1"), who.department, who.town)
     text = json.dumps(parts).encode() + b"\n" + await request.body()
     return IdempotencyKey(
         client=who.client_id,

@@ -1,7 +1,6 @@
 """What is around every request: correlation id, metrics, problems, and the last resort."""
 
 import re
-import secrets
 import traceback
 from typing import Final
 
@@ -14,6 +13,7 @@ from shared.errors import Problem
 from shared.http.access import RateLimiter
 from shared.http.answers import route_template
 from shared.http.problems import install_problems, problem_response
+from shared.ids import correlation_ids
 from shared.logs import correlation, scrub
 from shared.metrics import Metrics
 
@@ -45,13 +45,14 @@ class _Envelope:
         self._app = app
         self._clock = clock
         self._metrics = metrics
+        self._ids = correlation_ids()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         outer = scope.get("correlation")  # an application around this one has chosen already
-        current = outer or _correlation_id(scope)
+        current = outer or _given_id(scope) or next(self._ids)
         scope["correlation"] = current
         token = correlation.set(current)
         begun, status = self._clock.monotonic(), 0
@@ -109,12 +110,14 @@ def _crash() -> Problem:
     )
 
 
-def _correlation_id(scope: Scope) -> str:
+def _given_id(scope: Scope) -> str | None:
     given = [value for name, value in scope["headers"] if name == b"x-correlation-id"]
-    text = given[0].decode("latin-1") if given else ""
+    if not given:
+        return None
+    text = given[0].decode("latin-1")
     # What looks like a mobile or an ID number would reach answers, events and audit rows.
     harmless = _CORRELATION.fullmatch(text) and scrub(text) == text
-    return text if harmless else secrets.token_hex(16)
+    return text if harmless else None
 
 
 def install(

@@ -141,7 +141,13 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     if "zh" in context and "en" in context:
         return FieldError(pointer(loc), str(error["type"]), str(context["zh"]), str(context["en"]))
     code, zh, en = _WORDS.get(error["type"], _INVALID)
-    return FieldError(pointer(loc), code, zh.format_map(context), en.format_map(context))
+    # Pydantic lists the values of a choice in English, quoted.
+    listed = str(context.get("expected", "")).replace("'", "")
+    values = {"zh": listed.replace(" or ", "、").replace(", ", "、"), "en": listed}
+    zh, en = (
+        text.format_map({**context, "expected": values[name]}) for name, text in (("zh", zh), ("en", en))
+    )
+    return FieldError(pointer(loc), code, zh, en)
 
 
 def _on_problem(_request: Request, problem: Exception) -> Response:

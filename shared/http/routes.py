@@ -8,10 +8,13 @@ from typing import Any, ClassVar, Final, Literal, TypeVar, get_args
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import request_body_to_args
+from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import (
     BaseModel,
 )
+from starlette.types import Receive, Scope, Send
 
 from shared.errors import FieldError, Problem, unprocessable
 from shared.http.access import Access, charge
@@ -21,6 +24,7 @@ from shared.http.problems import MAX_ERRORS, pointer
 
 T = TypeVar("T")
 E = TypeVar("E")
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_PARAMETERS: Final = 50
 """An address with more query parameters is refused unread."""
@@ -50,27 +54,35 @@ class StrictRoute(APIRoute):
 
     max_body: ClassVar[int] = MAX_BODY
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Handler:
         """FastAPI's handler with the checks in front."""
         inner = super().get_route_handler()
+        checked = self._checks()
+
+        async def strict(request: Request) -> Response:
+            return await inner(await checked(request))
+
+        return strict
+
+    def _checks(self) -> Callable[[Request], Coroutine[Any, Any, Request]]:
         markers = [d.call for d in self.dependant.dependencies if isinstance(d.call, Access)]
         declared = dict(_parameters(self.dependant, "query"))
         in_path = dict(_parameters(self.dependant, "path"))
 
-        async def strict(request: Request) -> Response:
+        async def checked(request: Request) -> Request:
             for marker in markers:
                 await marker(request)
             if markers and "last-look" not in markers[0].scopes:
                 charge(request)
             _check_address(request, declared, in_path)
-            return await inner(await self._read(request))
+            return await self._read(request)
 
-        return strict
+        return checked
 
     async def _read(self, request: Request) -> Request:
         if request.method not in {"POST", "PUT", "PATCH"}:
             return request
-        _check_content_type(request, absent_is_fine=True)
+        stated = _says_json(request)
         raw = await read_body(request, limit=self.max_body)
         if not raw.strip():
             if self.body_field is not None and self.body_field.field_info.is_required():
@@ -81,7 +93,8 @@ class StrictRoute(APIRoute):
                     en="the body is missing; send a JSON object",
                 )
             return _ReadRequest(request, b"", None)
-        _check_content_type(request, absent_is_fine=False)
+        if not stated:
+            raise _not_json()
         parsed = parse_json(raw)
         if self.body_field is None and parsed != {}:
             raise Problem(
@@ -91,6 +104,37 @@ class StrictRoute(APIRoute):
                 en="this operation takes no body; send none",
             )
         return _ReadRequest(request, raw, parsed)
+
+
+class PlainRoute(StrictRoute):
+    """A strict route for what is asked most: FastAPI finds and describes it, and then stays out of the way.
+
+    The endpoint takes `body`, `request` and `who`, nothing else, and returns a Response. Every answer is the
+    one a StrictRoute would give. See docs/adr/0020-a-plain-route.md.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """The checks, the body's model, the endpoint."""
+        checked = self._checks()
+        fields = self.dependant.body_params
+
+        async def plain(request: Request) -> Response:
+            read = await checked(request)
+            values, errors = await request_body_to_args(fields, await read.json(), embed_body_fields=False)
+            if errors:
+                raise RequestValidationError(errors)
+            response: Response = await self.endpoint(**values, request=read, who=read.state.caller)
+            return response
+
+        self._plain = plain
+        return plain
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers without the framework's stacks, which only dependencies of other routes need."""
+        if scope["method"] not in (self.methods or ()):
+            return await super().handle(scope, receive, send)
+        response = await self._plain(Request(scope, receive, send))
+        return await response(scope, receive, send)
 
 
 class FileRoute(StrictRoute):
@@ -159,6 +203,8 @@ def _form(annotation: Any) -> _Form | None:
 def _check_address(
     request: Request, declared: Mapping[str, _Form | None], in_path: Mapping[str, _Form | None]
 ) -> None:
+    if not request.scope["query_string"] and not request.path_params:
+        return
     if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
         raise Problem(
             422,
@@ -199,17 +245,23 @@ def _faults(where: str, value: str, form: _Form | None) -> Iterator[FieldError]:
         yield FieldError(where, form.code, form.zh, form.en)
 
 
-def _check_content_type(request: Request, *, absent_is_fine: bool) -> None:
+def _says_json(request: Request) -> bool:
+    """Whether the content type is JSON; False where none is stated. Raises 415 for any other."""
     given = request.headers.get("content-type")
-    if given is None and absent_is_fine:
-        return
-    kind, _, rest = (given or "").partition(";")
+    if given is None:
+        return False
+    kind, _, rest = given.partition(";")
     charset = rest.strip().lower().replace('"', "")
     plain = request.headers.get("content-encoding", "identity").lower() == "identity"
     if kind.strip().lower() != "application/json" or charset not in {"", "charset=utf-8"} or not plain:
-        raise Problem(
-            415,
-            "unsupported_media_type",
-            zh="请以 Content-Type: application/json（UTF-8，不压缩）发送",
-            en="send Content-Type: application/json (UTF-8, not compressed)",
-        )
+        raise _not_json()
+    return True
+
+
+def _not_json() -> Problem:
+    return Problem(
+        415,
+        "unsupported_media_type",
+        zh="请以 Content-Type: application/json（UTF-8，不压缩）发送",
+        en="send Content-Type: application/json (UTF-8, not compressed)",
+    )

@@ -21,8 +21,12 @@ from shared.events.catalogue import topic_of
 from shared.messaging.bus import Message
 from shared.storage.committer import Run
 from shared.storage.database import insert_new, is_transient
+from shared.storage.retention import STAND_IN
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
+
+OUTCOMES = ("handled", "duplicate", "diverted", "parked")
+"""What can become of a message; a diverted one waits behind a parked one of its key."""
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
 W = TypeVar("W", bound=Work)
@@ -84,7 +88,7 @@ class Consumer:
         self._on_parked = on_parked
         self._on_released = on_released
         self.counts: Counter[str] = Counter()
-        """handled, duplicate, diverted, parked: messages since the start of the process."""
+        """Messages since the start of the process, by outcome."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -289,4 +293,5 @@ def _id_of(message: Message) -> str:
     try:
         return Envelope.model_validate_json(message.value).id
     except ValidationError:
-        return str(uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}"))
+        stable = uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}")
+        return STAND_IN + str(stable)[1:]

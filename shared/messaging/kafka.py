@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, TopicAlreadyExistsError
 
-from shared.events.catalogue import PARTITIONS
+from shared.events.catalogue import PARTITIONS, TOPIC_CONFIG
 from shared.messaging.bus import Message, Subscription
 
 BATCH = 500
@@ -40,9 +40,6 @@ STOP_SECONDS = 3.0
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 2.0)
 """Waits between deliveries of the same messages; the last one repeats."""
-
-RETENTION_DAYS = 35
-"""How long a topic keeps messages; the inbox remembers them longer."""
 
 log = structlog.get_logger(__name__)
 
@@ -328,7 +325,7 @@ async def create_topics(
                 prefix + topic,
                 num_partitions=PARTITIONS,
                 replication_factor=replication,
-                topic_configs={"retention.ms": str(RETENTION_DAYS * 86_400_000)},
+                topic_configs=TOPIC_CONFIG,
             )
             answer = await admin.create_topics([new])
             for name, code, *_ in answer.topic_errors:

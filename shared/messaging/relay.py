@@ -1,19 +1,21 @@
-"""Moves committed facts from the outbox to the bus, and then to the event log.
+"""Moves committed facts from the outbox to the bus, and then to the event log (personal ones: the contact log).
 
 One relay per service publishes at a time: it holds a lease with an expiry and an epoch. It reads what is
 not yet published, never "after the last position": a lower number can commit later than a higher one.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
 from shared.events.base import Envelope
+from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Bus, Message, partition_of
 from shared.storage.committer import Run
-from shared.storage.lease import Lease
+from shared.storage.lease import LEASE, Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -30,6 +32,7 @@ class Relay:
         holder: str,
         plumbing: Plumbing,
         bus: Bus,
+        wall: Callable[[], datetime],
         run: Run,
         read: Callable[[Callable[[sa.Connection], Any]], Awaitable[Any]],
     ) -> None:
@@ -37,37 +40,59 @@ class Relay:
         self._lease = Lease(plumbing, "relay", holder)
         self._plumbing = plumbing
         self._bus = bus
+        self._wall = wall
         self._run = run
         self._read = read
+        self._ask_at = wall()
 
     async def step(self) -> bool:
-        """Publishes one batch; True when it did. Raises when the bus or the database failed."""
+        """Publishes one batch; True when more is waiting. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        if not await self._run(self._lease.take, keys=[self._lease.key]):
-            return False  # another process publishes
-        await self._bus.publish([_message(self._source, row) for row in rows])
-        await self._run(partial(self._move, [row.seq for row in rows]), keys=[self._lease.key])
-        return True
+        if (asked := self._wall()) >= self._ask_at:
+            if not await self._run(self._lease.take, keys=[self._lease.key]):
+                return False  # another process publishes
+            self._ask_at = asked + LEASE / 4  # until then nobody can have taken it
+        await self._bus.publish([message_of(self._source, row) for row in rows])
+        await self._run(partial(self._move, rows), keys=[self._lease.key])
+        return len(rows) == BATCH
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
         return list(db.execute(sa.select(outbox).order_by(outbox.c.seq).limit(BATCH)))
 
-    def _move(self, seqs: list[int], work: Work) -> None:
-        outbox, event_log = self._plumbing.outbox, self._plumbing.event_log
+    def _move(self, rows: list[Any], work: Work) -> None:
+        outbox = self._plumbing.outbox
         if not self._lease.is_held(work):
+            self._ask_at = work.wall
             return  # the lease went on: its new holder publishes these again, and consumers know them
-        columns = [column.name for column in outbox.c]
-        published = sa.select(outbox, sa.literal(work.wall, event_log.c.published_at.type)).where(
-            outbox.c.seq.in_(seqs)
-        )
-        work.db.execute(sa.insert(event_log).from_select([*columns, "published_at"], published))
-        work.db.execute(sa.delete(outbox).where(outbox.c.seq.in_(seqs)))
+        for first, last in _runs([row.seq for row in rows]):
+            these = outbox.c.seq.between(first, last)
+            personal = outbox.c.type.in_(PERSONAL)
+            self._log(self._plumbing.contact_log, these & personal, work)
+            self._log(self._plumbing.event_log, these & ~personal, work)
+            work.db.execute(sa.delete(outbox).where(these))
+
+    def _log(self, log: sa.Table, these: sa.ColumnElement[bool], work: Work) -> None:
+        outbox = self._plumbing.outbox
+        published = sa.select(outbox, sa.literal(work.wall, log.c.published_at.type)).where(these)
+        work.db.execute(sa.insert(log).from_select([*outbox.c.keys(), "published_at"], published))
 
 
-def _message(source: str, row: Any) -> Message:
+def _runs(seqs: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The runs of numbers without a gap, first and last of each: nothing that was not read lies within one."""
+    first = last = seqs[0]
+    for seq in seqs[1:]:
+        if seq != last + 1:
+            yield first, last
+            first = seq
+        last = seq
+    yield first, last
+
+
+def message_of(source: str, row: Any) -> Message:
+    """What the relay of a service publishes of a row of its outbox or its logs."""
     envelope = Envelope(
         id=row.id,
         source=f"/{source}",

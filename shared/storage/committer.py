@@ -6,7 +6,6 @@ touches nothing but the database. See docs/adr/0003-one-committer.md.
 """
 
 import asyncio
-import json
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -163,8 +162,7 @@ class Committer(Generic[W]):
         if key is None:
             self._enqueue(self._calls, call)
             return await call.done
-        identity = (key.client, key.route, key.key)
-        if identity in self._keys_in_progress:
+        if key.identity in self._keys_in_progress:
             raise Problem(
                 409,
                 "idempotency_in_progress",
@@ -172,11 +170,9 @@ class Committer(Generic[W]):
                 en="A request with this Idempotency-Key is in progress; try again",
                 retry_after=1,
             )
-        self._keys_in_progress.add(identity)
-        # Whoever asked may leave; the key is free only when the request itself is done.
-        call.done.add_done_callback(lambda _: self._keys_in_progress.discard(identity))
+        self._keys_in_progress.add(key.identity)
         self._enqueue(self._calls, call)
-        return await asyncio.shield(call.done)
+        return await call.done
 
     @property
     def idle(self) -> bool:
@@ -237,19 +233,19 @@ class Committer(Generic[W]):
             outcomes = self._transaction(lambda work: self._outcomes(work, calls), _keys(calls))
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             if len(calls) == 1:
-                _resolve([(calls[0], error)])
+                self._resolve([(calls[0], error)])
                 return
             for call in calls:
                 self._run_calls([call])
         else:
-            _resolve(list(zip(calls, outcomes, strict=True)))
+            self._resolve(list(zip(calls, outcomes, strict=True)))
 
     def _run_task(self, task: _Task) -> None:
         try:
             outcome = self._transaction(task.do, task.keys)
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             outcome = error
-        _resolve([(task, outcome)])
+        self._resolve([(task, outcome)])
 
     def _transaction(self, do: Callable[[W], T], keys: Collection[str] | None) -> T:
         for attempt in range(1, TRIES + 1):
@@ -296,16 +292,16 @@ class Committer(Generic[W]):
 
     def _replays(self, work: W, calls: Sequence[_Call]) -> dict[_Call, Any]:
         table = self._plumbing.idempotency
-        wanted = {(call.key.client, call.key.route, call.key.key): call for call in calls if call.key}
-        if not wanted:
-            return {}
-        found = work.db.execute(
-            sa.select(table).where(sa.tuple_(table.c.client, table.c.route, table.c.key).in_(list(wanted)))
-        )
-        return {
-            wanted[row.client, row.route, row.key]: self._replay(row, wanted[row.client, row.route, row.key])
-            for row in found
-        }
+        wanted = {call.key.identity: call for call in calls if call.key}
+        replays: dict[_Call, Any] = {}
+        # Column by column: for a list of triples SQLite reads the whole table.
+        for client, route in {identity[:2] for identity in wanted}:
+            keys = [key for *owner, key in wanted if owner == [client, route]]
+            given = (table.c.client == client) & (table.c.route == route) & table.c.key.in_(keys)
+            for row in work.db.execute(sa.select(table).where(given)):
+                call = wanted[row.client, row.route, row.key]
+                replays[call] = self._replay(row, call)
+        return replays
 
     def _replay(self, row: Any, call: _Call) -> Answer | Problem:
         if call.key is None or row.fingerprint != call.key.fingerprint:
@@ -315,30 +311,40 @@ class Committer(Generic[W]):
                 zh="该 Idempotency-Key 已用于另一请求，请换一个",
                 en="This Idempotency-Key was used for another request; use a new one",
             )
-        stored = json.loads(self._cipher.open(row.answer, context=_context(call.key)))
-        return Answer(stored["status"], stored["body"], {**stored["headers"], "Idempotency-Replay": "true"})
+        return Answer.replayed(self._cipher.open(row.answer, context=_context(call.key)))
 
     def _store_answers(self, work: W, groups: dict[Command, list[_Call]], outcomes: dict[_Call, Any]) -> None:
-        rows = []
-        for group in groups.values():
-            for call in group:
-                answer = outcomes[call]
-                if call.key and isinstance(answer, Answer):
-                    plain = {"status": answer.status, "body": answer.body, "headers": dict(answer.headers)}
-                    sealed = self._cipher.seal(
-                        json.dumps(plain, ensure_ascii=False).encode(), context=_context(call.key)
-                    )
-                    rows.append(
-                        {
-                            "client": call.key.client,
-                            "route": call.key.route,
-                            "key": call.key.key,
-                            "fingerprint": call.key.fingerprint,
-                            "answer": sealed,
-                            "stored_at": work.wall,
-                        }
-                    )
+        answers = {
+            call.key: answer
+            for group in groups.values()
+            for call in group
+            if call.key and isinstance(answer := outcomes[call], Answer)
+        }
+        sealed = self._cipher.seal_all({_context(key): answer.stored() for key, answer in answers.items()})
+        rows = [{**vars(key), "answer": sealed[_context(key)], "stored_at": work.wall} for key in answers]
         work.insert(self._plumbing.idempotency, rows)
+
+    # -- answering, in the event loops of those who asked ------------------------------------------
+
+    def _resolve(self, results: "Sequence[tuple[_Job, Any]]") -> None:
+        """Wakes everybody who waits, once per event loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Any]]] = {}
+        for job, outcome in results:
+            by_loop.setdefault(job.loop, []).append((job, outcome))
+        for loop, settled in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._settle, settled)
+
+    def _settle(self, settled: "Sequence[tuple[_Job, Any]]") -> None:
+        for job, outcome in settled:
+            if isinstance(job, _Call) and job.key:
+                self._keys_in_progress.discard(job.key.identity)
+            if job.done.done():
+                continue  # whoever asked has left; the request is done all the same
+            if isinstance(outcome, BaseException):
+                job.done.set_exception(outcome)
+            else:
+                job.done.set_result(outcome)
 
 
 def _keys(calls: Sequence[_Call]) -> set[str] | None:
@@ -356,23 +362,3 @@ def _keys(calls: Sequence[_Call]) -> set[str] | None:
 
 def _context(key: IdempotencyKey) -> str:
     return f"idempotency:{key.client}:{key.route}:{key.key}"
-
-
-def _resolve(results: "Sequence[tuple[_Job, Any]]") -> None:
-    """Wakes everybody who waits, once per event loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Job, Any]]] = {}
-    for job, outcome in results:
-        by_loop.setdefault(job.loop, []).append((job, outcome))
-    for loop, settled in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_settle, settled)
-
-
-def _settle(settled: "Sequence[tuple[_Job, Any]]") -> None:
-    for job, outcome in settled:
-        if job.done.done():
-            continue
-        if isinstance(outcome, BaseException):
-            job.done.set_exception(outcome)
-        else:
-            job.done.set_result(outcome)

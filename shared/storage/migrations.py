@@ -1,10 +1,11 @@
 """Schema changes: one folder of Alembic revisions per service, run at the start of the service."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from alembic import command, context
+from alembic import command, context, op
 from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -29,6 +30,10 @@ def upgrade() -> None:
 '''
 
 
+_PARTITION = re.compile(r"_(default|\d{8})$")
+"""How the name of a partition ends."""
+
+
 def upgrade(database: Database, migrations: Path) -> None:
     """Brings the schema to the newest revision in `migrations`, in one transaction."""
     with database.write() as db:  # alone: processes that start together take turns
@@ -41,6 +46,21 @@ def run(metadata: sa.MetaData) -> None:
     context.configure(connection=db, target_metadata=metadata)
     with context.begin_transaction():
         context.run_migrations()
+
+
+def split(name: str, *columns: sa.schema.SchemaItem, comment: str) -> None:
+    """For revisions: makes a table that PostgreSQL splits by event id, or makes it anew around its rows."""
+    db = op.get_bind()
+    known = sa.inspect(db).has_table(name)
+    if known:
+        op.execute(f"CREATE TABLE {name}_before AS SELECT * FROM {name}")  # noqa: S608 - names of our own
+        op.drop_table(name)
+    op.create_table(name, *columns, comment=comment, postgresql_partition_by="RANGE (id)")
+    if db.dialect.name == "postgresql":
+        op.execute(f"CREATE TABLE {name}_default PARTITION OF {name} DEFAULT")
+    if known:
+        op.execute(f"INSERT INTO {name} SELECT * FROM {name}_before")  # noqa: S608
+        op.drop_table(f"{name}_before")
 
 
 def differences(database: Database, metadata: sa.MetaData) -> list[Any]:
@@ -81,7 +101,12 @@ def _config(migrations: Path, db: sa.Connection) -> Config:
 
 
 def _autogenerate(db: sa.Connection) -> MigrationContext:
-    return MigrationContext.configure(db, opts={"compare_type": True})
+    return MigrationContext.configure(db, opts={"compare_type": True, "include_object": _is_ours})
+
+
+def _is_ours(item: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
+    """Partitions come and go by themselves: no table in code stands for one."""
+    return not (kind == "table" and reflected and compare_to is None and _PARTITION.search(name or ""))
 
 
 def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
@@ -90,4 +115,6 @@ def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
     if kind == "type" and isinstance(item, sa.Enum):
         words = ", ".join(repr(str(word)) for word in item.enums)
         return f"sa.Enum({words}, name={item.name!r}, native_enum=False, create_constraint=True, length={item.length})"
+    if kind == "server_default" and isinstance(item.arg, sa.sql.elements.True_ | sa.sql.elements.False_):
+        return f"sa.{item.arg}()"  # as text it would be SQLite's 1 or 0, which PostgreSQL refuses
     return False

@@ -1,6 +1,7 @@
-"""The tables that every service carries: outbox, log, inbox, parked, audit trail, idempotency, leases."""
+"""The tables that every service carries: outbox, logs, inbox, parked, audit trail, idempotency, leases."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -9,6 +10,15 @@ from shared.storage.types import Instant
 Serial = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A 64-bit key that the database counts up; never given out twice."""
 
+EventId = sa.String(36, collation="C").with_variant(sa.String(36), "sqlite")
+"""An event id that is compared byte by byte: ids sort by the time of birth that they carry."""
+
+PERIOD: Final = "period"
+"""Key in the `info` of a table that PostgreSQL splits: a `day` or a `month` of births lies in one partition."""
+
+_BY_BIRTH: Final = "RANGE (id)"
+"""How PostgreSQL splits a table: by the event's birth, which is the same whenever and wherever it comes again."""
+
 
 @dataclass(frozen=True)
 class Plumbing:
@@ -16,6 +26,7 @@ class Plumbing:
 
     outbox: sa.Table
     event_log: sa.Table
+    contact_log: sa.Table
     inbox: sa.Table
     parked: sa.Table
     audit: sa.Table
@@ -31,24 +42,41 @@ def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
             "outbox",
             metadata,
             sa.Column("seq", Serial, primary_key=True),
+            sa.Column("id", sa.String(36), nullable=False, unique=True),
             *_event_columns(),
             comment="facts committed and not yet published; the relay moves them to event_log",
             sqlite_autoincrement=True,
         ),
-        event_log=sa.Table(
-            "event_log",
-            metadata,
-            sa.Column("seq", Serial, primary_key=True, autoincrement=False),
-            *_event_columns(),
-            sa.Column("published_at", Instant, nullable=False),
-            comment="every fact this service has published, append-only",
+        event_log=_split(
+            sa.Table(
+                "event_log",
+                metadata,
+                *_log_columns(),
+                comment="every fact this service has published, append-only; personal ones are in contact_log",
+                info={PERIOD: "month"},
+                postgresql_partition_by=_BY_BIRTH,
+            )
         ),
-        inbox=sa.Table(
-            "inbox",
-            metadata,
-            sa.Column("id", sa.String(36), primary_key=True),
-            sa.Column("received_at", Instant, nullable=False),
-            comment="ids of the messages whose effects are committed here; kept longer than any topic",
+        contact_log=_split(
+            sa.Table(
+                "contact_log",
+                metadata,
+                *_log_columns(),
+                comment="published facts that carry sealed personal data; kept as long as a topic",
+                info={PERIOD: "day"},
+                postgresql_partition_by=_BY_BIRTH,
+            )
+        ),
+        inbox=_split(
+            sa.Table(
+                "inbox",
+                metadata,
+                sa.Column("id", EventId, primary_key=True),
+                sa.Column("received_at", Instant, nullable=False),
+                comment="ids of the messages whose effects are committed here; kept longer than any topic",
+                info={PERIOD: "day"},
+                postgresql_partition_by=_BY_BIRTH,
+            )
         ),
         parked=sa.Table(
             "parked",
@@ -125,7 +153,6 @@ def plumbing_tables(metadata: sa.MetaData) -> Plumbing:
 
 def _event_columns() -> tuple[sa.Column[object], ...]:
     return (
-        sa.Column("id", sa.String(36), nullable=False, unique=True),
         sa.Column("type", sa.String(64), nullable=False),
         sa.Column("subject", sa.String(64), nullable=False),
         sa.Column("partition", sa.Integer, comment="None: the subject decides"),
@@ -133,3 +160,19 @@ def _event_columns() -> tuple[sa.Column[object], ...]:
         sa.Column("correlation", sa.String(64), nullable=False),
         sa.Column("data", sa.JSON, nullable=False),
     )
+
+
+def _log_columns() -> tuple[sa.Column[object], ...]:
+    return (
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("id", EventId, primary_key=True),
+        *_event_columns(),
+        sa.Column("published_at", Instant, nullable=False),
+    )
+
+
+def _split(table: sa.Table) -> sa.Table:
+    """Gives the table a partition for whatever has none; `retention` adds those of each day or month."""
+    default = sa.DDL("CREATE TABLE %(table)s_default PARTITION OF %(table)s DEFAULT")  # type: ignore[no-untyped-call]
+    sa.event.listen(table, "after_create", default.execute_if(dialect="postgresql"))
+    return table

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
 from shared.ids import new_event_ids
+from shared.storage.bulk import JsonText, insert_rows
 from shared.storage.database import KEYED, WRITES, lock_keys
 from shared.storage.tables import Plumbing
 
@@ -51,8 +52,7 @@ class Work:
 
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts domain rows, all with the same columns, in one round trip."""
-        if rows:  # an empty list would insert one row of defaults
-            self.db.execute(sa.insert(table), list(rows))
+        insert_rows(self.db, table, rows)
 
     def emit(self, *events: Event, cause: Cause) -> None:
         """Tells the other services, once this work has committed.
@@ -67,10 +67,14 @@ class Work:
                 "subject": event.subject,
                 "time": self.now,
                 "correlation": cause.correlation,
-                "data": event.model_dump(mode="json"),
+                "data": JsonText(event.model_dump_json()),
             }
             for partition in range(PARTITIONS) if event.broadcast else (None,):
                 self._outbox.append({**row, "partition": partition})
+
+    def unsay(self) -> None:
+        """Forgets the events emitted so far: in a replay they were told when it happened."""
+        self._outbox = []
 
     def audit(self, action: str, subject: str, *, cause: Cause, **details: Any) -> None:
         """Leaves a trace of who did what to what. Details are JSON data, never personal data in clear."""

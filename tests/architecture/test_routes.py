@@ -90,9 +90,11 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
     asked = rules(suite)
     whole_city = {route for route, rule in asked.items() if rule.whole_city}
     assert whole_city == {
+        "POST registry /v1/batches/{id}/withdraw",
         "PUT notify /v1/sending",
         "POST notify /v1/notices/recall",
         "POST notify /v1/bindings",
+        "POST registry /v1/contacts/republish",
         "PUT registry /v1/calendar/{year}",
         "PUT registry /v1/datasets/{id}/complete-through",
         "POST registry /v1/last-look",

@@ -1,47 +1,49 @@
-"""Fires legal clocks on SQLite at full durability, beside APScheduler on the same kind of file.
+"""Fires legal clocks at full durability, beside peers on the same kind of database.
 
-    python -m tests.bench.clocks [--pending 1000000] [--due 200000] [--peer-due 5000]
+    python -m tests.bench.clocks [--pending 1000000] [--due 200000] [--peer-due 5000] [--only sqlite]
 
 Ours is the running service: its duty finds what is due, and each clock commits with its lead, the lead's
-history, an audit row and an outbox row, while the sealer chains the audit rows. Only publishing waits until
-all have fired, as it would with a broker that is away. Theirs fires jobs that write and commit one row each,
-out of as many pending jobs. The last line is one JSON object (design: clocks).
+history, an audit row and an outbox row, while the sealer chains the audit rows. On PostgreSQL two processes
+share the work. Only publishing waits, as it would with a broker that is away. Theirs (clock_peers.py) fire jobs
+that write and commit one row each, out of as many pending jobs. The last line is one JSON object (design: clocks).
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
-import pickle
+import multiprocessing
 import sqlite3
 import statistics
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import sqlalchemy as sa
 import structlog
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.job import Job
-from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.date import DateTrigger
 
 from services.matching import tables as t
 from services.matching.app import build
 from services.matching.commands import PORTION
+from services.matching.domain import ClockState
 from services.matching.settings import MatchingSettings
 from services.matching.work import MatchingWork
 from shared.clock import ZONE, FrozenClock, start_of
 from shared.events.catalogue import PARTITIONS
 from shared.messaging.bus import Message
 from shared.messaging.in_process import InProcessBus
-from shared.service import Duty, Service
+from shared.service import Service
+from shared.storage.bulk import insert_rows
+from shared.storage.database import Database
+from tests.bench.clock_peers import fire_apscheduler, fire_procrastinate
+from tests.support.native import Postgres, started
 
 BEFORE = datetime(2026, 1, 5, 10, tzinfo=ZONE)
 DUE_AT = datetime(2026, 1, 6, tzinfo=ZONE)
@@ -49,18 +51,17 @@ DUE_AT = datetime(2026, 1, 6, tzinfo=ZONE)
 
 FEW = 10_000
 POLLS = 300
+WORKERS = 2
+LIMIT_S = 120.0
+SLICE = 20_000
+"""Rows laid out at once."""
 
 
 class HeldBus(InProcessBus):
-    """Publishes nothing until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
+    """Never publishes."""
 
     async def publish(self, messages: Sequence[Message]) -> None:
-        await self.go.wait()
-        await super().publish(messages)
+        await asyncio.Event().wait()
 
 
 def main() -> None:
@@ -68,225 +69,240 @@ def main() -> None:
     options.add_argument("--pending", type=int, default=1_000_000)
     options.add_argument("--due", type=int, default=200_000)
     options.add_argument("--peer-due", type=int, default=5_000)
+    options.add_argument("--only", choices=["sqlite", "postgresql"])
     given = options.parse_args()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    _quiet()
     with tempfile.TemporaryDirectory(prefix="clocks-") as folder:
-        ours = asyncio.run(fire_ours(Path(folder), given.pending, given.due))
-        peer = fire_apscheduler(Path(folder), given.pending, given.peer_due)
-    best = max(peer.values())
-    result = {**ours, "peers": peer, "ratio": round(ours["per_s"] / best, 2)}
-    print(json.dumps({"sqlite": result}))
+        halves = {"sqlite": on_sqlite, "postgresql": on_postgresql}
+        result = {
+            name: half(Path(folder) / name, given.pending, given.due, given.peer_due)
+            for name, half in halves.items()
+            if given.only in (None, name)
+        }
+    print(json.dumps(result))
 
 
-# -- ours ----------------------------------------------------------------------------------------------
-
-
-async def fire_ours(folder: Path, pending: int, due: int) -> dict[str, Any]:
-    clock = FrozenClock(BEFORE)
-    bus = HeldBus()
-    few = build(MatchingSettings(data_dir=folder / "few"), bus=InProcessBus(), clock=clock)
-    many = build(MatchingSettings(data_dir=folder / "many"), bus=bus, clock=clock)
-    for service, number in ((few, FEW), (many, pending)):
-        await service.start()
-        began = time.perf_counter()
-        fill(folder / f"{'few' if service is few else 'many'}" / "matching.db", number, min(due, number))
-        print(f"{number:,} pending clocks laid out in {time.perf_counter() - began:.0f} s", flush=True)
-    idle = await polls(few, many)
-    print(
-        f"a poll with nothing due: {idle[0] * 1e6:.0f} µs at {FEW:,} pending, {idle[1] * 1e6:.0f} µs at {pending:,}"
+def on_sqlite(folder: Path, pending: int, due: int, peer_due: int) -> dict[str, Any]:
+    """One process, a file of its own."""
+    folder.mkdir()
+    ours = asyncio.run(_on_sqlite(folder, pending, due))
+    return _line(
+        ours, {"apscheduler": fire_apscheduler(f"sqlite:///{folder / 'peer.db'}", pending, peer_due)}
     )
-    await few.stop()
 
-    began = time.perf_counter()
+
+async def _on_sqlite(folder: Path, pending: int, due: int) -> dict[str, Any]:
+    clock = FrozenClock(BEFORE)
+    few = await opened(MatchingSettings(data_dir=folder / "few"), clock, FEW, due)
+    many = await opened(MatchingSettings(data_dir=folder / "many"), clock, pending, due)
+    idle = await idle_ratio(few, many)
+    await few.stop()
+    _as_served()
     clock.move_to(DUE_AT)
     many.core.wake()
-    while await many.core.read(lambda db: _is_due(db, clock.now())):  # noqa: ASYNC110 - looked at from outside
-        await asyncio.sleep(0.02)
-    seconds = time.perf_counter() - began
-    found = await many.core.read(lambda db: _count(db, due))
-    print(
-        f"{due:,} due clocks fired in {seconds:.1f} s, {PORTION} in a transaction;"
-        f" {found['sealed']:,} of their audit rows sealed meanwhile"
-    )
-    bus.go.set()
-    began = time.perf_counter()
-    many.core.wake()
-    while not (await many.quiet())[0]:  # noqa: ASYNC110 - looked at from outside
-        await asyncio.sleep(0.02)
-    print(f"published afterwards at {due / (time.perf_counter() - began):,.0f} a second")
+    seconds = await until_fired(many.core.database)
+    ours = figures(many.core.database, pending, due, seconds, idle)
     await many.stop()
-    return {
-        "pending": pending,
-        "due": due,
-        "per_s": round(due / seconds),
-        "idle_ratio": round(idle[1] / idle[0], 2),
-        "doubles": found["doubles"],
-        "missing": found["missing"],
-    }
+    return ours
 
 
-def fill(file: Path, pending: int, due: int) -> None:
+def on_postgresql(folder: Path, pending: int, due: int, peer_due: int) -> dict[str, Any]:
+    """Two processes on one server of its own; the peers on the same server."""
+    server = started(Postgres(folder))
+    try:
+        ours = asyncio.run(_on_postgresql(server, folder, pending, due))
+        peers = {
+            "apscheduler": fire_apscheduler(server.new_database(), pending, peer_due),
+            "procrastinate": fire_procrastinate(server.new_database(), pending, peer_due),
+        }
+    finally:
+        server.stop()
+    return _line(ours, peers)
+
+
+async def _on_postgresql(server: Postgres, folder: Path, pending: int, due: int) -> dict[str, Any]:
+    def settings(name: str) -> MatchingSettings:
+        return MatchingSettings(mode="server", data_dir=folder / name, database_url=server.new_database())
+
+    few = await opened(settings("few"), FrozenClock(BEFORE), FEW, due)
+    many = await opened(settings("many"), FrozenClock(BEFORE), pending, due)
+    idle = await idle_ratio(few, many)
+    for service in (few, many):
+        await service.stop()
+
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Semaphore(0), context.Event()
+    workers = [context.Process(target=work, args=(many.core.settings, ready, go)) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for _ in workers:
+        assert ready.acquire(timeout=LIMIT_S)
+    database = Database(many.core.settings.database)
+    go.set()
+    ours = figures(database, pending, due, await until_fired(database), idle)
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+    database.close()
+    return ours
+
+
+def work(settings: MatchingSettings, ready: Any, go: Event) -> None:
+    """A process of matching that has nothing to do until it is let go."""
+    _quiet()
+
+    async def serve() -> None:
+        service = build(settings, bus=HeldBus(), clock=(clock := FrozenClock(BEFORE)))
+        await service.start()
+        _as_served()
+        ready.release()
+        await asyncio.to_thread(go.wait)
+        clock.move_to(DUE_AT)
+        service.core.wake()
+        await asyncio.Event().wait()
+
+    asyncio.run(serve())
+
+
+async def opened(
+    settings: MatchingSettings, clock: FrozenClock, pending: int, due: int
+) -> Service[MatchingWork]:
+    """A running service in whose database so many clocks are laid out."""
+    service = build(settings, bus=HeldBus(), clock=clock)
+    await service.start()
+    began = time.perf_counter()
+    await asyncio.to_thread(lay_out, service.core.database, pending, min(due, pending))
+    print(f"{pending:,} pending clocks laid out in {time.perf_counter() - began:.0f} s", flush=True)
+    return service
+
+
+def lay_out(database: Database, pending: int, due: int) -> None:
     """Lays the clocks out as the handlers would have: `due` of them run out in the coming night."""
-    recorded = _instant(BEFORE)
-
-    def clocks() -> Iterator[tuple[Any, ...]]:
-        for n in range(pending):
-            started = date(2025, 12, 6) if n < due else date(2026, 1, 5) + timedelta(days=n % 28)
-            at = DUE_AT if n < due else start_of(started + timedelta(days=31))
-            deadline = at.date() - timedelta(days=1)
-            yield (
-                _uscc(n),
-                n % PARTITIONS,
-                recorded,
-                str(started),
-                str(deadline),
-                _instant(at),
-                _instant(at),
-            )
-
-    with closing(sqlite3.connect(file)) as db:
-        db.executemany(
-            "INSERT INTO unit VALUES (?, ?, 'enterprise', 'active', ?, '寻山街道', 1, 1, 1, 'single')",
-            (
-                (_uscc(n), f"荣成市示例{n}有限公司", "2025-12-06" if n < due else "2026-01-05")
-                for n in range(pending)
-            ),
-        )
-        db.executemany(
-            "INSERT INTO clock (uscc, partition, recorded_at, established_on, deadline, provisional, due_at,"
-            " look_at, state) VALUES (?, ?, ?, ?, ?, 0, ?, ?, 'running')",
-            clocks(),
-        )
-        db.executemany(
-            "INSERT INTO completeness (dataset, partition, through) VALUES ('participations', ?, '2026-01-05')",
-            ((partition,) for partition in range(PARTITIONS)),
-        )
-        db.commit()
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for first in range(0, pending, SLICE):
+        numbers = range(first, min(first + SLICE, pending))
+        with database.write() as db:
+            insert_rows(db, t.unit, [_unit(n, due) for n in numbers])
+            insert_rows(db, t.clock, [_clock(n, due) for n in numbers])
+    with database.write() as db:
+        through = {"dataset": "participations", "through": date(2026, 1, 5)}
+        insert_rows(db, t.completeness, [{**through, "partition": n} for n in range(PARTITIONS)])
+    _settle(database)
 
 
-async def polls(*services: Service[MatchingWork]) -> list[float]:
-    """Median seconds of what the duty's loop does when nothing is due, in turn."""
-    seconds: list[list[float]] = [[] for _ in services]
-    duties: list[Duty] = [service.duties[0] for service in services]
-    for _ in range(POLLS):
-        for service, duty, spent in zip(services, duties, seconds, strict=True):
-            began = time.perf_counter()
-            assert not await service._when_due(duty)
-            spent.append(time.perf_counter() - began)
-    return [statistics.median(spent) for spent in seconds]
+def _settle(database: Database) -> None:
+    """Lets the database finish what the laying out began, so that it does not do it while it is measured."""
+    if database.is_sqlite:
+        with closing(sqlite3.connect(str(database.url.database))) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    else:
+        url = database.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        with psycopg.connect(url, autocommit=True) as server:
+            server.execute("VACUUM ANALYZE")
+            server.execute("CHECKPOINT")
 
 
-def _is_due(db: sa.Connection, now: datetime) -> bool:
-    return bool(db.scalar(sa.select(sa.exists(sa.select(t.clock.c.uscc).where(t.clock.c.look_at <= now)))))
-
-
-def _count(db: sa.Connection, due: int) -> dict[str, int]:
-    """Leads, outbox and audit rows have to be as many as clocks were due, each unit once."""
-    outbox, audit = t.PLUMBING.outbox, t.PLUMBING.audit
-
-    def count(*what: sa.ColumnElement[Any], of: sa.Table) -> int:
-        return int(db.scalar(sa.select(sa.func.count(*what)).select_from(of)) or 0)
-
-    rows = [
-        (count(of=t.lead), count(t.lead.c.uscc.distinct(), of=t.lead)),
-        (count(of=outbox), count(outbox.c.subject.distinct(), of=outbox)),
-        (count(of=audit), count(audit.c.subject.distinct(), of=audit)),
-    ]
+def _unit(n: int, due: int) -> dict[str, Any]:
     return {
-        "doubles": max(number - units for number, units in rows),
-        "missing": max(due - units for _, units in rows),
-        "sealed": count(audit.c.block, of=audit),
+        "uscc": _uscc(n),
+        "name": f"荣成市示例{n}有限公司",
+        "kind": "enterprise",
+        "status": "active",
+        "established_on": _established_on(n, due),
+        "town": "寻山街道",
+        "code_confirmed": True,
+        "contact_version": 1,
+        "version": 1,
+        "origin": "single",
     }
+
+
+def _clock(n: int, due: int) -> dict[str, Any]:
+    started_on = _established_on(n, due)
+    at = DUE_AT if n < due else start_of(started_on + timedelta(days=31))
+    return {
+        "uscc": _uscc(n),
+        "partition": n % PARTITIONS,
+        "recorded_at": BEFORE,
+        "established_on": started_on,
+        "deadline": at.date() - timedelta(days=1),
+        "provisional": False,
+        "due_at": at,
+        "look_at": at,
+        "state": ClockState.RUNNING,
+    }
+
+
+def _established_on(n: int, due: int) -> date:
+    return date(2025, 12, 6) if n < due else date(2026, 1, 5) + timedelta(days=n % 28)
 
 
 def _uscc(n: int) -> str:
     return f"91371082MA{n:08d}"
 
 
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+async def idle_ratio(few: Service[MatchingWork], many: Service[MatchingWork]) -> float:
+    """How much longer the duty's look at nothing due takes with many pending than with few; medians, in turn."""
+    seconds: dict[str, list[float]] = {"few": [], "many": []}
+    for _ in range(POLLS):
+        for service, spent in zip((few, many), seconds.values(), strict=True):
+            began = time.perf_counter()
+            assert not await service._when_due(service.duties[0])
+            spent.append(time.perf_counter() - began)
+    short, long = (statistics.median(spent) for spent in seconds.values())
+    print(f"a poll with nothing due: {short * 1e6:.0f} µs with few pending, {long * 1e6:.0f} µs with all")
+    return round(long / short, 2)
 
 
-# -- theirs --------------------------------------------------------------------------------------------
-
-_local = threading.local()
-
-
-def fire(file: str, number: int) -> None:
-    """The job: one row, committed."""
-    if not hasattr(_local, "db"):
-        _local.db = _open(file)
-    with _local.db as db:
-        db.execute("INSERT INTO fired VALUES (?)", (number,))
-
-
-def _open(file: str) -> sqlite3.Connection:
-    db = sqlite3.connect(file, timeout=30)
-    db.execute("PRAGMA journal_mode=WAL")
-    db.execute("PRAGMA synchronous=FULL")
-    return db
+async def until_fired(database: Database) -> float:
+    """Seconds until nothing is due any more, or the limit; what was not fired then counts as missing."""
+    began = time.perf_counter()
+    due = sa.select(sa.exists(sa.select(t.clock.c.uscc).where(t.clock.c.look_at <= DUE_AT)))
+    while (seconds := time.perf_counter() - began) < LIMIT_S:
+        with database.read() as db:
+            if not db.scalar(due):
+                break
+        await asyncio.sleep(0.05)
+    return seconds
 
 
-def fire_apscheduler(folder: Path, pending: int, due: int) -> dict[str, float]:
-    """APScheduler 3 with its SQLAlchemy job store on a file of its own, WAL and synchronous=FULL as ours."""
-    file = folder / "apscheduler.db"
-    engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": 30})
-
-    @sa.event.listens_for(engine, "connect")
-    def _durable(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    store = SQLAlchemyJobStore(engine=engine)
-    scheduler = BackgroundScheduler(
-        jobstores={"default": store}, executors={"default": ThreadPoolExecutor(10)}, timezone=ZONE
+def figures(database: Database, pending: int, due: int, seconds: float, idle: float) -> dict[str, Any]:
+    """Leads, outbox and audit rows have to be as many as clocks were due, each unit once."""
+    tables = ((t.lead, "uscc"), (t.PLUMBING.outbox, "subject"), (t.PLUMBING.audit, "subject"))
+    with database.read() as db:
+        rows = [
+            db.execute(
+                sa.select(sa.func.count(), sa.func.count(table.c[key].distinct())).select_from(table)
+            ).one()
+            for table, key in tables
+        ]
+        sealed = db.scalar(sa.select(sa.func.count(t.PLUMBING.audit.c.block)))
+    print(
+        f"{due:,} due clocks fired in {seconds:.1f} s, {PORTION} in a transaction;"
+        f" {sealed:,} of their audit rows sealed meanwhile",
+        flush=True,
     )
-    scheduler.start(paused=True)
-    with closing(_open(str(file))) as db:
-        db.execute("CREATE TABLE fired (number INTEGER)")
-        # Laid out in bulk, each as the store itself would pickle it: adding a million one by one takes an hour.
-        began = time.perf_counter()
-        db.executemany("INSERT INTO apscheduler_jobs VALUES (?, ?, ?)", _jobs(scheduler, file, pending, due))
-        db.commit()
-        print(f"APScheduler: {pending:,} pending jobs laid out in {time.perf_counter() - began:.0f} s")
-        began = time.perf_counter()
-        scheduler.resume()
-        while db.execute("SELECT count(*) FROM fired").fetchone()[0] < due:
-            time.sleep(0.02)
-        seconds = time.perf_counter() - began
-        scheduler.shutdown()
-        numbers = db.execute("SELECT count(*), count(DISTINCT number) FROM fired").fetchone()
-    print(f"APScheduler: {due:,} due jobs fired in {seconds:.1f} s, rows and distinct rows {numbers}")
-    engine.dispose()
-    return {"apscheduler": round(due / seconds, 1)}
+    return {
+        "pending": pending,
+        "due": due,
+        "per_s": round(due / seconds),
+        "idle_ratio": idle,
+        "doubles": max(number - units for number, units in rows),
+        "missing": max(due - units for _, units in rows),
+    }
 
 
-def _jobs(
-    scheduler: BackgroundScheduler, file: Path, pending: int, due: int
-) -> Iterator[tuple[str, float, bytes]]:
-    now = datetime.now(ZONE)  # noqa: TID251 - theirs has no clock that could be simulated
-    for n in range(pending):
-        at = now - timedelta(seconds=1) if n < due else now + timedelta(days=1, seconds=n % 86_400)
-        job = _job(scheduler, str(file), n, at)
-        yield job.id, at.timestamp(), pickle.dumps(job.__getstate__(), pickle.HIGHEST_PROTOCOL)
+def _line(ours: dict[str, Any], peers: dict[str, float]) -> dict[str, Any]:
+    return {**ours, "peers": peers, "ratio": round(ours["per_s"] / max(peers.values()), 2)}
 
 
-def _job(scheduler: BackgroundScheduler, file: str, n: int, at: datetime) -> Any:
-    return Job(
-        scheduler,
-        id=f"clock-{n}",
-        trigger=DateTrigger(at),
-        executor="default",
-        func=fire,
-        args=(file, n),
-        kwargs={},
-        name="fire",
-        misfire_grace_time=None,
-        coalesce=True,
-        max_instances=1,
-        next_run_time=at,
-    )
+def _as_served() -> None:
+    """What the command line does before it serves."""
+    gc.collect()
+    gc.freeze()
+
+
+def _quiet() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 if __name__ == "__main__":

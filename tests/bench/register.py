@@ -1,12 +1,13 @@
-"""Registers units one POST at a time on SQLite at full durability, beside an ordinary endpoint.
+"""Registers units one POST at a time, on SQLite and on PostgreSQL, beside an ordinary endpoint.
 
-    python -m tests.bench.register [--rounds 3] [--seconds 5] [--connections 32]
+    python -m tests.bench.register [--only sqlite] [--rounds 3] [--seconds 5] [--connections 32]
 
 Ours is the registry service alone in a uvicorn process, with everything on: token, idempotency key, checks,
-encryption, audit and outbox rows, relay and sealer. The ordinary one is FastAPI with a SQLModel session that
-inserts the unit and its contact, and nothing else. Both keep WAL and synchronous=FULL. Rounds alternate; the
-figures are medians. The load comes from this process, which prints how busy it was itself: near 100 % it
-would be the generator that is measured. The last line is one JSON object (design: register).
+encryption, audit and outbox rows, relay and sealer; its bus is in process. The ordinary one is FastAPI with a
+SQLModel session that inserts the unit and its contact, and nothing else, in the same kind of server on the same
+database: SQLite with WAL and synchronous=FULL, then a PostgreSQL started for this. Rounds alternate; the figures
+are medians. The load comes from this process, which prints how busy it was itself: near 100 % it would be the
+generator that is measured. The last line is one JSON object (design: register).
 """
 
 import argparse
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,47 +39,73 @@ from shared.auth import LocalIssuer, department_scopes
 from shared.clock import SystemClock
 from shared.identifiers import org_code_check_char, uscc_check_char
 from shared.messaging.in_process import InProcessBus
+from tests.support.native import Postgres, free_port, started
+
+DATABASES = ("sqlite", "postgresql")
+SERVERS = ("ours", "ordinary")
 
 
 def main() -> None:
     options = argparse.ArgumentParser()
+    options.add_argument("--only", choices=DATABASES)
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=5.0)
     options.add_argument("--connections", type=int, default=32)
-    options.add_argument("--serve", nargs=3, metavar=("WHICH", "FOLDER", "PORT"), help=argparse.SUPPRESS)
+    options.add_argument(
+        "--serve", nargs=4, metavar=("WHICH", "FOLDER", "URL", "PORT"), help=argparse.SUPPRESS
+    )
     given = options.parse_args()
     if given.serve:
-        which, folder, port = given.serve
+        which, folder, url, port = given.serve
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-        app = _ours(Path(folder)) if which == "ours" else _ordinary(Path(folder))
+        app = _ours(Path(folder), url) if which == "ours" else _ordinary(url)
         uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
         return
-    with tempfile.TemporaryDirectory(prefix="register-") as folder:
-        rounds = _play(Path(folder), given.rounds, given.seconds, given.connections)
-    ours, ordinary = rounds["ours"], rounds["ordinary"]
+    figures = {
+        name: _figures(name, given.rounds, given.seconds, given.connections)
+        for name in DATABASES
+        if given.only in (None, name)
+    }
+    print(json.dumps(figures))
+
+
+def _figures(database: str, rounds: int, seconds: float, connections: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory(prefix="register-") as folder, _urls(database, Path(folder)) as urls:
+        print(f"on {database}", flush=True)
+        found = _play(Path(folder), urls, rounds, seconds, connections)
+    ours, ordinary = found["ours"], found["ordinary"]
     per_s, ordinary_per_s = _median(ours, "per_s"), _median(ordinary, "per_s")
-    print(
-        json.dumps(
-            {
-                "sqlite": {
-                    "per_s": round(per_s),
-                    "ordinary_per_s": round(ordinary_per_s),
-                    "ratio": round(per_s / ordinary_per_s, 2),
-                    "p99_ms": round(_median(ours, "p99_ms"), 1),
-                    "ordinary_p99_ms": round(_median(ordinary, "p99_ms"), 1),
-                }
-            }
-        )
-    )
+    return {
+        "per_s": round(per_s),
+        "ordinary_per_s": round(ordinary_per_s),
+        "ratio": round(per_s / ordinary_per_s, 2),
+        "p99_ms": round(_median(ours, "p99_ms"), 1),
+        "ordinary_p99_ms": round(_median(ordinary, "p99_ms"), 1),
+    }
 
 
-def _play(folder: Path, rounds: int, seconds: float, connections: int) -> dict[str, list[dict[str, float]]]:
+@contextmanager
+def _urls(database: str, folder: Path) -> Iterator[dict[str, str]]:
+    """An empty database for each of the two servers."""
+    if database == "sqlite":
+        yield {which: f"sqlite:///{folder / which}.db" for which in SERVERS}
+        return
+    server = started(Postgres(folder / "postgresql"))
+    try:
+        yield {which: server.new_database() for which in SERVERS}
+    finally:
+        server.stop()
+
+
+def _play(
+    folder: Path, urls: Mapping[str, str], rounds: int, seconds: float, connections: int
+) -> dict[str, list[dict[str, float]]]:
     token = LocalIssuer(folder / "issuer.jwk", SystemClock()).token(
         "ADM", department="ADM", scopes=department_scopes("ADM")
     )
     units = _units()
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "ordinary": []}
-    servers = {which: _serve(which, folder) for which in found}
+    found: dict[str, list[dict[str, float]]] = {which: [] for which in SERVERS}
+    servers = {which: _serve(which, folder, url) for which, url in urls.items()}
     try:
         for which, (_, port) in servers.items():  # both warm before anything counts
             asyncio.run(_load(port, token, units, seconds / 3, connections))
@@ -171,12 +199,10 @@ async def _one_connection(
 # -- the servers ---------------------------------------------------------------------------------------
 
 
-def _serve(which: str, folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def _serve(which: str, folder: Path, url: str) -> tuple["subprocess.Popen[bytes]", int]:
+    port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.register", "--serve", which, str(folder), str(port)]
+        [sys.executable, "-m", "tests.bench.register", "--serve", which, str(folder), url, str(port)]
     )
     for _ in range(300):
         with socket.socket() as probe:
@@ -188,8 +214,8 @@ def _serve(which: str, folder: Path) -> tuple["subprocess.Popen[bytes]", int]:
     raise RuntimeError(f"the server {which} did not start")
 
 
-def _ours(folder: Path) -> FastAPI:
-    settings = RegistrySettings(data_dir=folder, rate_limit_per_s=1_000_000)
+def _ours(folder: Path, url: str) -> FastAPI:
+    settings = RegistrySettings(data_dir=folder, database_url=url, rate_limit_per_s=1_000_000)
     return build(settings, bus=InProcessBus(), clock=SystemClock()).app
 
 
@@ -228,14 +254,16 @@ class PlainUnitIn(SQLModel):
     contacts: list[PlainContactIn] = []
 
 
-def _ordinary(folder: Path) -> FastAPI:
+def _ordinary(url: str) -> FastAPI:
     """What FastAPI's own tutorial shows: a session per request, in a thread of its pool."""
-    engine = create_engine(f"sqlite:///{folder / 'ordinary.db'}", pool_size=40, connect_args={"timeout": 30})
+    is_sqlite = url.startswith("sqlite")
+    engine = create_engine(url, pool_size=40, connect_args={"timeout": 30} if is_sqlite else {})
 
     @sa.event.listens_for(engine, "connect")
     def _durable(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        if is_sqlite:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
 
     SQLModel.metadata.create_all(engine)
     app = FastAPI()

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
 
 import services
 from services.cli import TABLES
-from shared.storage.database import Database
+from shared.storage.bulk import insert_rows
+from shared.storage.database import Database, is_transient
 from shared.storage.migrations import differences, upgrade
-from tests.contract.storage_suite import StorageSuite
+from tests.contract.storage_suite import FULL, StorageSuite, record
 from tests.support.native import Postgres
 
 
@@ -21,6 +25,23 @@ class TestPostgres(StorageSuite):
 
     def open(self, folder: Path) -> Database:
         return Database(self.postgres.new_database())
+
+    def test_a_connection_lost_in_the_middle_of_bulk_rows_is_passing(self, database: Database) -> None:
+        """The error says that the same work may succeed later, and the next transaction does."""
+
+        def write_into_a_lost_connection() -> None:
+            with database.write() as db:
+                backend = db.scalar(sa.text("SELECT pg_backend_pid()"))
+                with psycopg.connect(self.postgres.dsn("postgres")) as other:
+                    other.execute("SELECT pg_terminate_backend(%s, 5000)", (backend,))
+                insert_rows(db, record, [FULL])
+
+        with pytest.raises(DBAPIError) as error:
+            write_into_a_lost_connection()
+        assert is_transient(error.value)
+        with database.write() as db:
+            insert_rows(db, record, [FULL])
+        assert len(self.records(database)) == 1
 
 
 @pytest.mark.parametrize("name", list(TABLES))

@@ -249,8 +249,8 @@ def test_services_seal_while_they_run_at_their_stop_and_after_a_crash(tmp_path: 
             return await scrape(system)
 
     figures = asyncio.run(live(register=True))
-    assert "yingbao_registry_audit_unsealed_rows 0.0" in figures
-    assert re.search(r"yingbao_registry_audit_last_seal_timestamp_seconds 1\.\d+e\+09", figures)
+    assert "yingbao_audit_unsealed_rows 0.0" in figures
+    assert re.search(r"yingbao_audit_last_seal_timestamp_seconds 1\.\d+e\+09", figures)
     with closing(sqlite3.connect(tmp_path / "registry.db")) as db:  # what a crash leaves
         db.execute("UPDATE audit SET block = NULL")
         db.execute("DELETE FROM audit_block")

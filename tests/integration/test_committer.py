@@ -195,3 +195,54 @@ def test_a_stop_finishes_what_was_accepted(tmp_path: Path) -> None:
 
     assert asyncio.run(run()) == [f"set k{n}" for n in range(5)]
     assert len(Probe(tmp_path).contents()) == 5
+
+
+def test_the_key_of_a_caller_who_left_is_free_when_the_request_is_done(probe: Probe) -> None:
+    """Not before: until then the same key is refused. Afterwards it gets the stored answer."""
+
+    async def run() -> Answer:
+        def ask() -> Any:
+            return probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k"))
+
+        held = Held()
+        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        with pytest.raises(Problem, match="in progress"):
+            await ask()
+        held.release.set()
+        await blocker
+        await probe.committer.run(lambda work: None)  # behind the group
+        answer: Answer = await ask()
+        return answer
+
+    assert asyncio.run(run()).headers["Idempotency-Replay"] == "true"
+
+
+def test_stored_answers_are_found_by_their_key_however_many_there_are(tmp_path: Path) -> None:
+    """SQLite looks each of them up in the index of the primary key; for a list of triples it reads all."""
+    probe = Probe(tmp_path)
+    probe.committer.start()
+    asked = []
+
+    def listen(_db: Any, _cursor: Any, statement: str, given: Any, *_rest: Any) -> None:
+        if "FROM idempotency" in statement:
+            asked.append((statement, given))
+
+    sa.event.listen(probe.database._writer, "before_cursor_execute", listen)
+    together(
+        probe,
+        *(probe.committer.call(put_values, Put("a", "1"), respond=created, key=key(n)) for n in "xyz"),
+    )
+    probe.committer.stop()
+    (statement, given), *more = asked
+    assert more == []
+    with probe.database.read() as db:
+        plan = [row.detail for row in db.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)]
+    assert plan == [
+        "SEARCH idempotency USING INDEX sqlite_autoindex_idempotency_1 (client=? AND route=? AND key=?)"
+    ]
+    probe.database.close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from shared.messaging.bus import Message
 from shared.messaging.consumer import Received, on, rounds
 from shared.storage.database import Database
+from shared.storage.retention import STAND_IN
 from shared.storage.work import Work
 from tests.support.cutting import World, assert_same_for_any_cutting, message, poison
 from tests.support.probe import (
@@ -133,12 +134,13 @@ def test_a_poisoned_broadcast_stops_the_broadcasts_of_its_partition_alone(tmp_pa
 
 
 def test_an_unreadable_message_is_parked_once(world: World) -> None:
-    """Bytes that are no envelope are kept, not dropped, also when they come twice."""
-    junk = Message("registry", 0, "a", b"\xff not json")
-    receive(world, junk, junk)
-    receive(world, junk)
+    """Bytes that are no envelope are kept, not dropped, also when they come twice; the inbox knows them by arrival."""
+    junk = [Message("registry", n, "a", b"\xff not json") for n in range(6)]
+    receive(world, *junk, *junk)
+    receive(world, *junk)
     with world.database.read() as db:
-        assert db.scalar(sa.select(sa.func.count()).select_from(PLUMBING.parked)) == 1
+        assert db.scalar(sa.select(sa.func.count()).select_from(PLUMBING.parked)) == len(junk)
+        assert all(id_ >= STAND_IN for id_ in db.scalars(sa.select(PLUMBING.inbox.c.id)))
 
 
 def test_a_database_failure_parks_nothing_and_asks_again(tmp_path: Path) -> None:

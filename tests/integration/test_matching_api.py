@@ -449,9 +449,9 @@ def test_the_funnel_is_checked_daily_ten_minutes_after_midnight(tmp_path: Path) 
         assert [line["event"] for line in logs] == ["leads_stand_still"]
         assert await suite.due("funnel") == at("2026-02-21", "00:10")
         metrics = (await client.get("/metrics")).text
-        assert 'yingbao_matching_leads{place="opened_not_sent"} 1.0' in metrics
-        assert 'yingbao_matching_leads{place="held"} 0.0' in metrics
-        assert "yingbao_matching_leads_overdue 1.0" in metrics
+        assert 'yingbao_funnel_leads{place="opened_not_sent"} 1.0' in metrics
+        assert 'yingbao_funnel_leads{place="held"} 0.0' in metrics
+        assert "yingbao_leads_overdue 1.0" in metrics
         with suite.service.core.database.write() as db:
             db.execute(sa.update(lead).values(next_on=None))
         with capture_logs() as logs:
@@ -486,6 +486,7 @@ def test_the_ladder_is_due_when_a_wait_is_over(tmp_path: Path) -> None:
         await suite.tell(handed_over())
         assert await suite.due("ladder") == at("2026-03-02", "00:00")
         suite.clock.move_to(at("2026-03-02", "00:00"))
+        await suite.tell(DataComplete(dataset="participations", through=date(2026, 3, 1)))
         assert await suite.duty("ladder")
         assert await suite.due("ladder") is None
         found = (await client.get(f"/v1/leads/{LEAD}")).json()

@@ -93,6 +93,13 @@ def test_an_opened_lead_leaves_history_and_audit(overdue: Matching) -> None:
     assert [row.action for row in overdue.rows(tables.PLUMBING.audit)] == ["lead.opened"]
 
 
+def test_an_event_is_kept_as_its_own_json(overdue: Matching) -> None:
+    """What lies in the outbox is what the event's model writes, whole: days, nested facts, lists."""
+    (row,) = overdue.rows(tables.PLUMBING.outbox)
+    assert row.data == LeadOpened.model_validate(row.data).model_dump(mode="json")
+    assert set(row.data) == set(LeadOpened.model_fields)
+
+
 def test_after_downtime_everything_due_is_done_once_in_portions(matching: Matching) -> None:
     """What fell due while the system was off is done when it is back, at most 500 in a transaction."""
     usccs = [f"unit-{n:05}" for n in range(PORTION + 10)]

@@ -105,6 +105,33 @@ def test_the_second_reminder_comes_on_the_tenth_working_day_with_a_visit(reminde
     assert reminded.names() == []
 
 
+def test_the_second_reminder_waits_for_complete_participations(reminded: Matching) -> None:
+    """Unknown is no breach: complete through the day before the step, whenever that is said, and not earlier."""
+    reminded.live_to("2026-02-28")
+    reminded.move_to("2026-03-02")
+    reminded.complete("2026-02-28")
+    assert reminded.names() == []
+    assert lead(reminded).waits_for == date(2026, 3, 1)
+    with reminded.database.read() as db:
+        assert next_advance(db) is None  # nothing that time could bring on
+    reminded.move_to("2026-03-04")
+    reminded.tell(delivered())
+    assert reminded.names() == []
+    reminded.complete("2026-03-01")
+    assert reminded.names() == ["lead_advanced 1", "visit_requested second_reminder"]
+    assert lead(reminded).waits_for is None
+
+
+def test_enrolment_ends_the_wait_for_data(reminded: Matching) -> None:
+    """What came with the data counts; nothing is left to wait for."""
+    reminded.live_to("2026-02-28")
+    reminded.move_to("2026-03-02")
+    reminded.tell(started(started_on=date(2026, 3, 1)))
+    reminded.complete("2026-03-02")
+    assert reminded.names() == ["lead_resolved enrolled"]
+    assert lead(reminded).waits_for is None
+
+
 def test_an_unreached_notice_starts_the_wait_as_well(overdue: Matching) -> None:
     """First the town looks in; the second reminder follows all the same."""
     overdue.tell(unreached(reason="no_contact"))
@@ -170,6 +197,7 @@ def test_after_downtime_each_step_is_taken_once_in_portions(matching: Matching) 
     matching.receive(*map(matching.message, notices))
     matching.heard()
     matching.clock.move_to(at("2026-03-20"))
+    matching.tell(DataComplete(dataset="participations", through=date(2026, 3, 19)))
     assert (matching.climb(), matching.climb()) == (2, 0)
     names = matching.names()
     assert names.count("lead_advanced 1") == names.count("visit_requested second_reminder") == len(usccs)
@@ -309,9 +337,10 @@ def test_a_lead_released_before_its_notice_has_the_notice_as_next_step(overdue: 
 @pytest.mark.parametrize(
     ("result", "step", "within", "goes_on"),
     [
+        ("enrolled", "recheck", date(2026, 3, 17), False),
         ("insured_elsewhere", "resolve", date(2026, 2, 25), False),
         ("no_employees", "exemption", date(2026, 2, 25), False),
-        ("moved", "correct_data", date(2026, 2, 25), True),
+        ("moved", "correct_data", date(2026, 2, 25), False),
         ("promised", "recheck", date(2026, 3, 17), True),
         ("refused", "decide", date(2026, 2, 25), True),
         ("not_found", "correct_data", date(2026, 2, 25), True),
@@ -320,13 +349,14 @@ def test_a_lead_released_before_its_notice_has_the_notice_as_next_step(overdue: 
 def test_the_next_step_follows_from_what_the_town_found(
     overdue: Matching, result: str, step: str, within: date, goes_on: bool
 ) -> None:
-    """Where nobody is to be insured the ladder stops; else the second reminder comes in its time."""
+    """What the next message would contradict stops it until an official decides; else it comes in its time."""
     overdue.tell(unreached())
     overdue.live_to("2026-02-11")
     overdue.report(result, note="门店老板张三")
     assert next_of(overdue) == (step, within)
     (visit,) = overdue.rows(tables.visit)
     assert (visit.state, visit.result, visit.note) == ("done", result, "门店老板张三")
+    assert lead(overdue).held == ([] if goes_on else ["visited"])
     assert overdue.rows(tables.lead_history)[-1].action == "visited"
     audit = overdue.rows(tables.PLUMBING.audit)[-1]
     assert (audit.action, audit.actor) == ("visit.reported", "official")
@@ -334,6 +364,43 @@ def test_the_next_step_follows_from_what_the_town_found(
     overdue.heard()
     overdue.live_to("2026-03-10")
     assert overdue.names()[:1] == (["lead_advanced 1"] if goes_on else [])
+
+
+@pytest.mark.parametrize(
+    ("result", "action", "then"),
+    [
+        ("moved", "resume", ["lead_released visited"]),
+        ("no_employees", "resume", ["lead_released visited"]),
+        ("no_employees", "exempt", ["lead_resolved exempt"]),
+        ("enrolled", "pause", ["lead_held paused"]),
+    ],
+)
+def test_what_a_visit_found_holds_what_is_queued_until_an_official_decides(
+    reminded: Matching, result: str, action: str, then: list[str]
+) -> None:
+    """The second reminder waits to leave: it is held by the report, and goes on only when somebody says so."""
+    reminded.live_to("2026-03-02")
+    reminded.heard()
+    reminded.report(result)
+    assert reminded.names() == ["lead_held visited"]
+    reminded.tell(changed(name="荣成市改名水产有限公司"))  # other news does not end it
+    assert "lead_released visited" not in reminded.names()
+    reminded.act(action)
+    assert reminded.names() == then
+    if action == "pause":
+        reminded.act("resume")
+        assert reminded.names() == ["lead_released paused", "lead_released visited"]
+
+
+def test_what_a_visit_found_does_not_hold_the_next_episode(reminded: Matching) -> None:
+    """The exemption that followed is over: the message of the new episode may leave."""
+    reminded.live_to("2026-03-02")
+    reminded.report("no_employees")
+    reminded.exempt(expires_on=date(2026, 3, 10))
+    reminded.heard()
+    reminded.live_to("2026-03-11")
+    assert reminded.names() == ["lead_opened 2"]
+    assert lead(reminded).held == []
 
 
 def test_a_step_an_official_owes_outlasts_the_end_of_the_ladder(twice: Matching) -> None:
@@ -444,6 +511,16 @@ def test_a_message_that_left_just_before_the_end_is_corrected_once(overdue: Matc
     overdue.tell(changed(2, established_on=date(2026, 3, 2)))
     overdue.tell(handed_over(), delivered())
     assert overdue.names() == ["lead_resolved wrong_data", "lead_corrected wrong_data"]
+
+
+def test_a_message_of_unknown_outcome_counts_as_sent(overdue: Matching) -> None:
+    """Somebody may have it, so it is taken back; one that reached nobody for sure is not."""
+    overdue.act("resolve", end="wrong_data")
+    overdue.heard()
+    overdue.tell(unreached(reason="no_contact"))
+    assert overdue.names() == []
+    overdue.tell(unreached(reason="unknown"))
+    assert overdue.names() == ["lead_corrected wrong_data"]
 
 
 def test_what_becomes_of_a_correction_moves_nothing(reminded: Matching) -> None:

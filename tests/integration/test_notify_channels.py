@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.notify.bindings import unfollow
+from services.notify.bindings import follow_again, unfollow
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Unknown
 from services.notify.commands import put_aside
+from services.notify.domain import changed
+from services.notify.pages import pages
 from services.notify.store import Store
 from services.notify.tables import PLUMBING, attempt, attempt_notice, binding, notice
 from shared.calendar import load_calendar
@@ -351,7 +353,7 @@ def test_a_follower_and_a_phone_are_bound_to_one_another_alone(tmp_path: Path) -
     play(tmp_path, story)
 
 
-def test_who_unfollows_gets_sms_and_has_to_be_bound_again(tmp_path: Path) -> None:
+def test_who_unfollows_gets_sms(tmp_path: Path) -> None:
     """Told twice it ends once."""
 
     async def story(desk: Desk) -> None:
@@ -363,6 +365,28 @@ def test_who_unfollows_gets_sms_and_has_to_be_bound_again(tmp_path: Path) -> Non
         assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (0, 1)
         audit = [row.action for row in await desk.rows(PLUMBING.audit)]
         assert audit == ["binding.made", "binding.ended"]
+
+    play(tmp_path, story)
+
+
+def test_who_follows_again_is_bound_again(tmp_path: Path) -> None:
+    """Told twice it begins once; what a person bound otherwise meanwhile stays as it is."""
+
+    async def story(desk: Desk) -> None:
+        await desk.core.call(follow_again, OPENID)  # never bound: nothing to restore
+        await desk.bound()
+        await desk.core.call(unfollow, OPENID)
+        await desk.core.call(follow_again, OPENID)
+        await desk.core.call(follow_again, OPENID)
+        await due(desk)
+        await desk.deliver()
+        assert [to for to, _ in desk.wechat.messages] == [OPENID]
+        assert [row.ended_by for row in await desk.rows(binding)] == ["unfollowed", None]
+        await desk.core.call(unfollow, OPENID)
+        await desk.bound(MOBILE, "oAnotherFollower00000000001")
+        await desk.core.call(unfollow, "oAnotherFollower00000000001")
+        await desk.core.call(follow_again, OPENID)
+        assert [row.ended_by for row in await desk.rows(binding)] == ["unfollowed"] * 3
 
     play(tmp_path, story)
 
@@ -536,8 +560,9 @@ def test_what_ended_meanwhile_is_not_put_aside(tmp_path: Path) -> None:
     async def story(desk: Desk) -> None:
         await due(desk)
         (found,) = await desk.core.read(lambda db: Store(db, desk.tools.rules).due_notices(NOW, 1))
+        waits = changed(found, look_again_at=at("2026-02-10", "10:30"))
         await desk.hear(lead_resolved())
-        await desk.core.run(lambda work: put_aside(work, [(found, at("2026-02-10", "10:30"))]))
+        await desk.core.run(lambda work: put_aside(work, [waits]))
         assert await desk.states() == [("withdrawn", "enrolled")]
 
     play(tmp_path, story)
@@ -726,3 +751,33 @@ def test_every_notice_ends_exactly_once_whatever_the_channels_do(
             assert "08:30" <= f"{moment:%H:%M}" < "18:00", moment
 
     play(tmp_path_factory.mktemp("ends"), story)
+
+
+# -- as people see it ----------------------------------------------------------------------------------
+
+
+def test_messages_are_shown_as_a_phone_shows_them(tmp_path: Path) -> None:
+    """WeChat as a card of its fields, SMS as a text with its signature; of how many units; the number masked."""
+
+    async def story(desk: Desk) -> None:
+        await desk.bound()
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(minutes=1))
+        await due(desk, OTHER, "91371082MA3XTE5T7X", mobile="13900139000")
+        desk.clock.move_to(at("2026-02-10", "11:30"))
+        await desk.deliver()
+        show = pages(desk.tools).fragment
+        html = await desk.core.read(lambda db: str(show(db, desk.clock.now(), "")))
+        sms, wechat = html.split('<li class="bubble">')[1:]
+        assert "<p>【荣成人社】您联系的" in sms
+        assert "短信" in sms
+        assert "含 2 户" in sms
+        assert "<dt>单位</dt><dd>荣成市示例水产有限公司</dd>" in wechat
+        assert "微信" in wechat
+        assert "【" not in wechat
+        assert "户" not in wechat.partition('class="meta"')[2]
+        assert "138****8000" in wechat
+        assert MOBILE not in html
+
+    play(tmp_path, story)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -14,11 +15,12 @@ from hypothesis import strategies as st
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import ChangeSending, change_sending, try_texts_again
-from services.notify.domain import SendingState
+from services.notify.domain import Channel, SendingState
 from services.notify.tables import PLUMBING, attempt, notice, unit_contact
-from shared.calendar import load_calendar
-from shared.clock import FrozenClock
+from shared.calendar import Year, load_calendar
+from shared.clock import FrozenClock, SystemClock
 from shared.documents import pack
+from shared.events.registry import ReferenceChanged
 from shared.storage.work import Cause
 from tests.support.notify import (
     MOBILE,
@@ -28,8 +30,10 @@ from tests.support.notify import (
     USCC,
     Desk,
     at,
+    batch,
     contact_changed,
     due,
+    lead_advanced,
     lead_changed,
     lead_held,
     lead_opened,
@@ -42,8 +46,11 @@ from tests.support.notify import (
 CALENDAR = load_calendar(pack(None))
 
 
-async def turn(desk: Desk, state: str, *, daily_cap: int | None = None, allowlist: Any = None) -> None:
+async def turn(
+    desk: Desk, state: str, *channels: Channel, daily_cap: int | None = None, allowlist: Any = None
+) -> None:
     item = ChangeSending(
+        channels or tuple(Channel),
         SendingState(state),
         keeps_cap=daily_cap is None,
         daily_cap=daily_cap,
@@ -109,36 +116,99 @@ def test_nothing_leaves_outside_the_hours(tmp_path: Path) -> None:
     play(tmp_path, story, at("2026-02-15"))
 
 
+STEPS = st.lists(
+    st.tuples(st.integers(0, 5_000), st.sampled_from(["queue", "queue", "pass", "kill", "holiday"])),
+    min_size=3,
+    max_size=10,
+)
+
+
 @settings(max_examples=20, deadline=None)
 @given(
-    steps=st.lists(st.tuples(st.integers(0, 5_000), st.booleans()), min_size=3, max_size=8),
+    steps=STEPS,
     begin=st.datetimes(at("2026-02-01").replace(tzinfo=None), at("2026-03-05").replace(tzinfo=None)),
 )
 def test_whatever_the_time_and_the_backlog_nothing_leaves_outside_the_hours(
-    steps: list[tuple[int, bool]], begin: datetime, tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[int, str]], begin: datetime, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """Random instants around Spring Festival: messages leave from 08:30 to 18:00 on working days only, and
-    whatever is due leaves when the next opening comes.
+    """Random instants around Spring Festival, days that become holidays, processes that die with a message at
+    the carrier: messages leave from 08:30 to 18:00 on working days only, no phone gets two, and whatever is due
+    leaves when the next opening comes, unless it may have left already.
     """
+    folder, clock = (
+        tmp_path_factory.mktemp("hours"),
+        FrozenClock(at(f"{begin:%Y-%m-%d}", f"{begin:%H:%M:%S}")),
+    )
+    calendar, left, gear = CALENDAR, list[str](), tools()
 
-    async def story(desk: Desk) -> None:
-        left: list[datetime] = []
-        desk.carrier.meanwhile = lambda: left.append(desk.clock.now())
-        for n, (minutes, opens) in enumerate(steps):
-            desk.clock.advance(timedelta(minutes=minutes))
-            if opens:
-                uscc = f"91371082MA3XTE{n:04}"
-                await due(desk, uscc, mobile=f"1380013{n:04}")
-            await desk.deliver()
-        if (opening := await desk.next_due()) is not None:
-            desk.clock.move_to(opening)
-            await desk.deliver()
-        assert len(left) == sum(opens for _, opens in steps)
-        for moment in left:
-            assert CALENDAR.is_working_day(moment.date()), moment
-            assert "08:30" <= f"{moment:%H:%M}" < "18:00", moment
+    async def run() -> None:
+        async with AsyncExitStack() as processes:
+            dead: list[asyncio.Future[int]] = []
+            never = asyncio.Event()
 
-    play(tmp_path_factory.mktemp("hours"), story, at(f"{begin:%Y-%m-%d}", f"{begin:%H:%M:%S}"))
+            async def start() -> Desk:
+                desk: Desk = await processes.enter_async_context(Desk.at_work(folder, clock, gear=gear))
+                desk.carrier.meanwhile = lambda: sent(desk)
+                return desk
+
+            def sent(desk: Desk) -> None:
+                left.append(desk.carrier.messages[-1][0])
+                assert calendar.is_working_day(clock.now().date()), clock.now()
+                assert "08:30" <= f"{clock.now():%H:%M}" < "18:00", clock.now()
+
+            async def kill(desk: Desk) -> Desk:
+                """The process hangs for ever in its next submission, if it has one; another takes over."""
+                reached = asyncio.Event()
+
+                async def hang() -> None:
+                    sent(desk)
+                    reached.set()
+                    await never.wait()
+
+                desk.carrier.meanwhile = hang
+                portion = asyncio.ensure_future(desk.deliver())
+                arrived = asyncio.ensure_future(reached.wait())
+                await asyncio.wait({portion, arrived}, return_when=asyncio.FIRST_COMPLETED)
+                arrived.cancel()
+                dead.append(portion)
+                return await start()
+
+            desk = await start()
+            nonlocal calendar
+            for n, (minutes, step) in enumerate(steps):
+                clock.advance(timedelta(minutes=minutes))
+                if step == "queue":
+                    await due(desk, f"91371082MA3XTE{n:04}", mobile=f"1380013{n:04}")
+                elif step == "kill":
+                    desk = await kill(desk)
+                elif step == "holiday":
+                    year, day = calendar.years[2026], {clock.now().date()}
+                    calendar = calendar.with_year(
+                        replace(year, holidays=year.holidays | day, makeup_days=year.makeup_days - day)
+                    )
+                    await desk.hear(published(calendar.years[2026]))
+                await desk.deliver()
+            for _ in steps:
+                if (opening := await desk.next_due()) is not None:
+                    clock.move_to(opening)
+                    await desk.deliver()
+            assert len(left) == len(set(left)) == sum(step == "queue" for _, step in steps)
+            for row in await desk.rows(notice):
+                assert row.state == "handed_over" or row.trying == "unknown"
+            never.set()
+            await asyncio.gather(*dead)
+
+    asyncio.run(run())
+
+
+def published(year: Year) -> ReferenceChanged:
+    return ReferenceChanged(
+        reference="calendar",
+        year=year.year,
+        holidays=sorted(year.holidays),
+        makeup_days=sorted(year.makeup_days),
+        source=year.source,
+    )
 
 
 def test_hours_that_end_during_the_look_count(tmp_path: Path) -> None:
@@ -411,7 +481,7 @@ def test_a_refusal_of_the_account_stops_sending(tmp_path: Path) -> None:
         await due(desk)
         await desk.deliver()
         assert await desk.attempts() == ["released"]
-        assert await desk.states() == [("queued", None)]
+        assert await desk.states() == [("held", None)]
         assert await desk.next_due() is None
         audit = await desk.rows(PLUMBING.audit)
         assert [(row.action, row.details["code"]) for row in audit] == [("sending.stopped", "IllegalMac")]
@@ -619,6 +689,106 @@ def test_only_phones_on_the_allowlist_get_messages(tmp_path: Path) -> None:
         assert [mobile for mobile, _ in desk.carrier.messages] == ["13900139000", MOBILE]
 
     play(tmp_path, story)
+
+
+def test_each_account_has_a_brake_of_its_own(tmp_path: Path) -> None:
+    """WeChat stopped: its followers get SMS. SMS stopped: who can get WeChat gets it, the others are held
+    without being due until the brake is turned again.
+    """
+
+    async def story(desk: Desk) -> None:
+        await desk.bound()
+        await turn(desk, "off", Channel.WECHAT)
+        await due(desk)
+        await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (0, 1)
+        await turn(desk, "on", Channel.WECHAT)
+        await turn(desk, "off", Channel.SMS)
+        await desk.hear(lead_advanced())
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (1, 1)
+        held = [row.held for row in await desk.rows(notice) if row.uscc == OTHER]
+        assert (held, await desk.next_due()) == ([["stopped"]], None)
+        await turn(desk, "on", Channel.SMS)
+        await desk.deliver()
+        assert [mobile for mobile, _ in desk.carrier.messages] == [MOBILE, "13900139000"]
+
+    play(tmp_path, story)
+
+
+def test_each_account_has_a_cap_of_its_own(tmp_path: Path) -> None:
+    """A follower beyond WeChat's cap gets SMS; beyond that of SMS a notice says so and waits for the next day,
+    or for a higher cap.
+    """
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "on", Channel.WECHAT, daily_cap=1)
+        await turn(desk, "on", Channel.SMS, daily_cap=1)
+        for n in range(2):
+            await desk.bound(f"1380013800{n}", f"oExampleFollower00000000000{n}")
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+            await desk.deliver()
+        assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (1, 1)
+        await turn(desk, "on", Channel.WECHAT, daily_cap=5)
+        for n in range(2, 4):
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        await desk.deliver()
+        assert [row.held for row in await desk.rows(notice) if row.state == "held"] == [["look:cap"]] * 2
+        assert await desk.next_due() == at("2026-02-11", "08:30")
+        await turn(desk, "on", Channel.SMS, daily_cap=2)
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 2
+        desk.clock.move_to(at("2026-02-11", "08:30"))
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 3
+
+    play(tmp_path, story)
+
+
+def test_a_stop_in_the_middle_of_thousands_acts_within_a_second(tmp_path: Path) -> None:
+    """However long the queue: from the answer on at most what the rate allows in a second is begun; audited."""
+    rate, backlog, enough = 500, 3_000, 400
+
+    async def story(desk: Desk) -> None:
+        await turn(desk, "off")
+        units = [f"91371082MA3{n:07}" for n in range(backlog)]
+        told = [(contact_changed(u, 1, f"138{n:08}"), lead_opened(u)) for n, u in enumerate(units)]
+        for kind in zip(*told, strict=True):
+            await desk.consumer.receive(batch(kind, when=NOW))
+        await turn(desk, "on")
+        many = asyncio.Event()
+        desk.carrier.meanwhile = lambda: many.set() if len(desk.carrier.messages) == enough else None
+
+        async def go_on() -> None:
+            while await desk.delivery.deliver():
+                pass
+
+        going = asyncio.ensure_future(go_on())
+        await many.wait()
+        await turn(desk, "off")
+        at_the_answer = len(desk.carrier.messages)
+        await going
+        assert len(desk.carrier.messages) - at_the_answer <= rate
+        assert enough <= len(desk.carrier.messages) < backlog
+        audit = [(row.details["before"], row.details["after"]) for row in await desk.rows(PLUMBING.audit)]
+        assert audit[-2:] == [("on", "off")] * 2  # both accounts
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, _Steady(NOW), rate_per_s=rate) as desk:
+            await story(desk)
+
+    asyncio.run(run())
+
+
+class _Steady(SystemClock):
+    """Business time stands still inside the hours; waits are real."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def now(self) -> datetime:
+        return self._at
 
 
 def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:

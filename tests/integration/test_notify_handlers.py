@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -348,5 +349,27 @@ def test_contacts_of_an_older_version_get_their_index_at_the_start(tmp_path: Pat
             await desk.core.run(handlers.index_contacts)
             phones = {row.uscc: row.mobile_index for row in await desk.rows(unit_contact)}
             assert phones == {USCC: desk.tools.phones.of(MOBILE), OTHER: ""}
+
+    asyncio.run(run())
+
+
+def test_contacts_that_are_told_again_change_nothing(tmp_path: Path) -> None:
+    """Also under a new id; a service that had lost them has them again, and what waited for them goes on."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW) as desk:
+
+            async def kept() -> list[Any]:
+                return [await desk.rows(unit_contact), await desk.rows(notice)]
+
+            await desk.hear(contact_changed(), lead_opened())
+            before = await kept()
+            await desk.hear(contact_changed())
+            assert await kept() == before
+            await desk.core.run(lambda work: work.db.execute(sa.delete(unit_contact)))
+            await desk.hear(lead_opened(OTHER))
+            await desk.hear(contact_changed(), contact_changed(OTHER))
+            assert {row.uscc for row in await desk.rows(unit_contact)} == {USCC, OTHER}
+            assert {row.state for row in await desk.rows(notice)} == {"queued"}
 
     asyncio.run(run())

@@ -291,20 +291,28 @@ def test_the_brake_is_turned_over_http(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with Suite.running(tmp_path) as suite:
-            before = await suite.ask("GET", "/v1/sending")
-            assert (before["state"], before["daily_cap"], before["changed_by"]) == ("on", None, None)
-            off = await suite.ask("PUT", "/v1/sending", {"state": "off", "daily_cap": 10})
-            assert (off["state"], off["daily_cap"], off["changed_by"]) == ("off", 10, "desk")
+            before = (await suite.ask("GET", "/v1/sending"))["items"]
+            assert [(one["account"], one["channel"]) for one in before] == [
+                ("sandbox", "sms"),
+                ("wechat", "wechat"),
+            ]
+            for one in before:
+                assert (one["state"], one["daily_cap"], one["changed_by"]) == ("on", None, None)
+            for one in (await suite.ask("PUT", "/v1/sending", {"state": "off", "daily_cap": 10}))["items"]:
+                assert (one["state"], one["daily_cap"], one["changed_by"]) == ("off", 10, "desk")
             await suite.due()
             await suite.settle()
             assert suite.ledger() == []
-            listed = await suite.ask("PUT", "/v1/sending", {"state": "allowlist", "allowlist": [MOBILE]})
+            wanted = {"account": "sandbox", "state": "allowlist", "allowlist": [MOBILE]}
+            listed, other = (await suite.ask("PUT", "/v1/sending", wanted))["items"]
+            assert (other["state"], other["allowlist"]) == ("off", 0)
             assert (listed["daily_cap"], listed["allowlist"]) == (10, 1)
             assert MOBILE not in str(listed)
             await suite.settle()
             assert len(suite.ledger()) == 1
-            assert (await suite.ask("GET", "/v1/sending"))["submitted_today"] == 1
-            uncapped = await suite.ask("PUT", "/v1/sending", {"state": "on", "daily_cap": None})
+            shown = (await suite.ask("GET", "/v1/sending"))["items"]
+            assert [one["submitted_today"] for one in shown] == [1, 0]
+            uncapped = (await suite.ask("PUT", "/v1/sending", {"state": "on", "daily_cap": None}))["items"][0]
             assert (uncapped["daily_cap"], uncapped["allowlist"]) == (None, 1)
             for body in (
                 {"state": "red"},
@@ -313,6 +321,7 @@ def test_the_brake_is_turned_over_http(tmp_path: Path) -> None:
                 {"state": "on", "daily_cap": "5"},
                 {"state": "on", "daily_cap": -1},
                 {"state": "on", "allowlist": ["0631-7551234"]},
+                {"state": "on", "account": "another"},
             ):
                 await suite.ask("PUT", "/v1/sending", body, status=422)
 
@@ -327,7 +336,7 @@ def test_the_brake_is_turned_over_http(tmp_path: Path) -> None:
         ({"action": "duplicate_receipt"}, "delivered", None),
         ({"action": "accept_and_drop"}, "delivered", None),
         ({"action": "silent"}, "unreached", "silent"),
-        ({"action": "refuse", "code": "IllegalSignId"}, "queued", None),
+        ({"action": "refuse", "code": "IllegalSignId"}, "held", None),
     ],
     ids=lambda value: value.get("code") or value["action"] if isinstance(value, dict) else "",
 )
@@ -345,8 +354,8 @@ def test_what_the_carrier_is_scripted_to_do(tmp_path: Path, rule: Any, state: st
             (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
             assert (row["state"], row["reason"]) == (state, reason)
             assert len(suite.ledger()) == 1
-            stopped = (await suite.ask("GET", "/v1/sending"))["state"]
-            assert stopped == ("off" if state == "queued" else "on")
+            stopped = (await suite.ask("GET", "/v1/sending"))["items"][0]["state"]
+            assert stopped == ("off" if state == "held" else "on")
 
     asyncio.run(run())
 
@@ -377,10 +386,10 @@ def test_receipts_want_the_secret_address(tmp_path: Path) -> None:
                 assert (answer.status_code, answer.json()["code"]) == (400, "unreadable_report")
             assert (await suite.client.post(good, content=b" " * 70_000)).status_code == 413
             metrics = (await suite.client.get("/metrics")).text
-            assert 'yingbao_notify_receipts_total{result="unmatched"} 3.0' in metrics
-            assert 'yingbao_notify_receipts_total{result="unreadable"} 9.0' in metrics
-            assert "yingbao_notify_contacts_overdue 0.0" in metrics
-            assert "yingbao_notify_notices_unsayable 0.0" in metrics
+            assert 'yingbao_receipts_total{result="unmatched"} 3.0' in metrics
+            assert 'yingbao_receipts_total{result="unreadable"} 9.0' in metrics
+            assert "yingbao_contacts_overdue 0.0" in metrics
+            assert "yingbao_notices_unsayable 0.0" in metrics
 
     asyncio.run(run())
 
@@ -412,7 +421,7 @@ def test_from_the_binding_to_wechats_receipt(tmp_path: Path) -> None:
 
 
 def test_who_unfollows_gets_the_sms(tmp_path: Path) -> None:
-    """WeChat tells it; the next message goes by SMS without trying WeChat."""
+    """WeChat tells it; the next message goes by SMS without trying WeChat. Who follows again is bound again."""
 
     async def run() -> None:
         async with Suite.running(tmp_path) as suite:
@@ -426,7 +435,9 @@ def test_who_unfollows_gets_the_sms(tmp_path: Path) -> None:
             (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
             shown = await suite.ask("GET", f"/v1/notices/{row['id']}")
             assert [attempt["channel"] for attempt in shown["attempts"]] == ["sms"]
-            await suite.bind(status=201)
+            await suite.followers(OPENID)
+            await suite.settle()
+            await suite.bind(status=200)
 
     asyncio.run(run())
 
@@ -539,7 +550,7 @@ def test_a_recall_over_http_withdraws_corrects_and_lists(tmp_path: Path) -> None
             body = {"rule": "R01", "stage": "reminder", "since": NOW.isoformat(), "reason": "文本有误"}
             recalled = await suite.ask("POST", "/v1/notices/recall", body)
             (got,) = recalled.pop("got")
-            assert recalled == {"withdrawn": 1, "under_way": 0, "corrections": 1}
+            assert recalled == {"withdrawn": 1, "under_way": 0, "corrections": 1, "next_cursor": None}
             assert (got["uscc"], got["channel"], got["at"]) == (USCC, "sms", NOW.isoformat())
             again = {"references": [got["reference"]], "reason": "文本有误"}
             recalled = await suite.ask("POST", "/v1/notices/recall", again)

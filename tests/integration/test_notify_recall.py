@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
-from services.notify.commands import Recall, Recalled, recall
+from services.notify.commands import PORTION, Recall, Recalled, recall
 from services.notify.store import Wrong
 from services.notify.tables import PLUMBING, attempt, notice
 from shared.storage.work import Cause
@@ -17,6 +17,7 @@ from tests.support.notify import (
     USCC,
     Desk,
     at,
+    batch,
     contact_changed,
     due,
     lead_corrected,
@@ -225,6 +226,23 @@ def test_after_a_recall_no_sms_follows_a_silent_wechat(tmp_path: Path) -> None:
         await desk.deliver()
         assert ["有误" in text for _, text in desk.carrier.messages] == [True]
         assert (await stages(desk))["reminder"] == "unreached"
+
+    play(tmp_path, story)
+
+
+def test_a_great_recall_is_done_in_portions(tmp_path: Path) -> None:
+    """Each answer says where the next one begins; together they take back everything, once."""
+
+    async def story(desk: Desk) -> None:
+        units = [f"91371082MA3{n:07}" for n in range(PORTION + 1)]
+        told = [(contact_changed(u, 1, f"138{n:08}"), lead_opened(u)) for n, u in enumerate(units)]
+        for kind in zip(*told, strict=True):
+            await desk.consumer.receive(batch(kind, when=NOW))
+        first = await take_back(desk)
+        item = Recall(REMINDERS, "文本有误", Cause("official", "c"), first.goes_on)
+        second = await desk.core.call(recall, item)
+        assert (first.withdrawn, second.withdrawn, second.goes_on) == (PORTION, 1, None)
+        assert await desk.states() == [("withdrawn", "recalled")] * (PORTION + 1)
 
     play(tmp_path, story)
 

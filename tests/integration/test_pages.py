@@ -223,10 +223,11 @@ def test_the_brake_is_shown(tmp_path: Path) -> None:
     """Stopped in words and with a sign."""
 
     async def story(system: System) -> None:
-        assert "✓ 发送中 sending" in text((await system.page("/")).text)
+        assert "✓ 短信发送中 SMS sending" in text((await system.page("/")).text)
         await system.ask("PUT", "/notify/v1/sending", {"state": "off", "daily_cap": 500})
         said = text((await system.page("/")).text)
-        assert "■ 已停发 stopped" in said
+        assert "■ 短信已停发 SMS stopped" in said
+        assert "■ 微信已停发 WeChat stopped" in said
         assert "每日上限 500 条" in said
 
     play(tmp_path, story, live=True)

@@ -93,7 +93,7 @@ def test_late_days_are_measured(tmp_path: Path, mode: str, through: str | None, 
         if through:
             declare(registry, through)
         shown = registry.ask("GET", "/metrics").text
-        assert f'yingbao_registry_dataset_late_days{{dataset="participations"}} {late}' in shown
+        assert f'yingbao_dataset_late_days{{dataset="participations"}} {late}' in shown
 
 
 YEAR = {"holidays": ["2027-01-01"], "makeup_days": ["2027-01-02"], "source": "示例通知"}

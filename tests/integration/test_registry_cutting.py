@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy.exc import IntegrityError
 
 from services.registry.commands import (
     CancelParticipation,
@@ -178,7 +179,7 @@ def test_the_check_catches_a_unit_registered_twice(monkeypatch: pytest.MonkeyPat
     units = Store.units
     monkeypatch.setattr(Store, "units", lambda store, usccs: Deaf(units(store, usccs)))
     item = RegisterUnit(CAUSE, None, USCC, "甲", UnitKind.ENTERPRISE, date(2026, 1, 9), "寻山街道")
-    with pytest.raises(AssertionError):
+    with pytest.raises(IntegrityError):
         assert_list_command_same_for_any_cutting(world, register_units, [item, item], [], ignore=SEALED)
 
 

@@ -153,6 +153,25 @@ def test_a_file_is_answered_applied_and_told(registry: Registry) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "department", "headings"),
+    [
+        ("participations", "HRSS", HEADINGS),
+        ("unit_registrations", "ADM", "统一社会信用代码,单位名称,单位类型,成立日期"),
+    ],
+)
+def test_a_template_is_a_file_without_rows(
+    registry: Registry, dataset: str, department: str, headings: str
+) -> None:
+    """It opens in a spreadsheet, has every heading, and with a row below them it can be sent."""
+    answer = registry.ask("GET", f"/v1/datasets/{dataset}/template", department=department)
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.content.startswith(b"\xef\xbb\xbf" + headings.encode())
+    batch = taken_in(registry, answer.content, dataset, department=department)
+    assert [problem["code"] for problem in batch["problems"]] == ["no_rows"]
+    assert registry.ask("GET", "/v1/datasets/wages/template").status_code == 404
+
+
 def test_the_same_file_is_the_same_batch(registry: Registry) -> None:
     """Before and after it is applied; nothing is told twice. With another complete_through it is refused."""
     first = registry.send(file(row()))
@@ -416,6 +435,12 @@ def facts(registry: Registry) -> list[Any]:
         (name, {key: value for key, value in data.items() if key not in ("person", "batch_id")})
         for name, data in registry.events()
     ]
+
+
+def test_a_good_row_settles_no_bad_one_of_its_own_file(registry: Registry) -> None:
+    """However far below it stands: both are the sender's word, and one of them was not understood."""
+    batch = taken_in(registry, file(row(kind="不详"), *many(250), row(insurance="工伤")))
+    assert (batch["accepted"], batch["open_disputes"]) == (251, 1)
 
 
 def test_a_killed_process_goes_on_where_it_was(tmp_path: Path) -> None:

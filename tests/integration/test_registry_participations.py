@@ -144,6 +144,10 @@ def test_doubtful_participations_are_accepted_with_warnings(registry: Registry) 
     nowhere = "00108219850315002"
     odd = registry.record(person={"id_number": nowhere + id_check_char(nowhere), "name": "赵示例"})
     assert (odd.status_code, warnings(odd)) == (201, ["area_code"])
+    registry.register()
+    early = registry.record(started_on="2026-01-08", insurance="unemployment")
+    assert (early.status_code, warnings(early)) == (201, ["before_unit"])
+    assert warnings(registry.record(started_on="2026-01-09", insurance="medical")) == []
 
 
 @pytest.mark.parametrize(

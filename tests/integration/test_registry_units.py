@@ -460,3 +460,59 @@ def test_every_write_needs_its_scope(registry: Registry) -> None:
         ("PUT", "/v1/calendar/2027", {}),
     ):
         assert registry.ask(method, path, body, **only).status_code == 403, path
+
+
+def test_contacts_are_told_again_under_the_version_they_have(tmp_path: Path) -> None:
+    """Of the named units, or of all that ever had any; also that a unit has none any more. Sealed, audited."""
+    with Registry(tmp_path) as registry:
+        registry.register()
+        registry.register(uscc=OTHER_USCC, kind="cooperative")
+        registry.register(uscc=WRONG_CHECK, contacts=[])
+        emptied = registry.ask("PATCH", f"/v1/units/{OTHER_USCC}", {"contacts": []})
+        assert emptied.status_code == 200
+        before = [data for name, data in registry.events() if name == "contact_changed"]
+
+        answer = registry.ask("POST", "/v1/contacts/republish", {"uscc": [USCC]}, department="OPS")
+        assert (answer.status_code, answer.json()) == (200, {"republished": 1, "next": None})
+        answer = registry.ask("POST", "/v1/contacts/republish", {}, department="OPS")
+        assert answer.json() == {"republished": 2, "next": None}
+        answer = registry.ask("POST", "/v1/contacts/republish", {"after": USCC}, department="OPS")
+        assert answer.json() == {"republished": 1, "next": None}
+
+        again = [data for name, data in registry.events() if name == "contact_changed"][len(before) :]
+        assert [(data["uscc"], data["version"]) for data in again] == [
+            (USCC, 1),
+            (USCC, 1),
+            (OTHER_USCC, 2),
+            (OTHER_USCC, 2),
+        ]
+        keys = KeyRing.load_or_create(registry.settings.contact_keys).cipher(Purpose.CONTACTS)
+        opened = [keys.open_text(data["sealed"], context=f"contacts:{data['uscc']}") for data in again]
+        assert "13800138000" in opened[0]
+        assert opened[2] == "[]"
+        assert "13800138000" not in registry.dump()
+        told = [audit for audit in registry.audits() if audit[0] == "contacts_republished"]
+        assert told[1] == ("contacts_republished", USCC, {"units": 2, "last": OTHER_USCC})
+
+
+def test_contacts_are_told_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`next` leads on, without gap or repetition."""
+    monkeypatch.setattr("services.registry.commands.REPUBLISHED_AT_ONCE", 1)
+    monkeypatch.setattr("services.registry.api.REPUBLISHED_AT_ONCE", 1)
+    with Registry(tmp_path) as registry:
+        registry.register()
+        registry.register(uscc=OTHER_USCC, kind="cooperative")
+        seen, after = [], {}
+        while after is not None:
+            answer = registry.ask("POST", "/v1/contacts/republish", after, department="OPS").json()
+            seen.append(answer["republished"])
+            after = {"after": answer["next"]} if answer["next"] else None
+        assert seen == [1, 1, 0]
+
+
+def test_telling_contacts_again_is_for_operators(tmp_path: Path) -> None:
+    """Not for departments, nor for one town."""
+    with Registry(tmp_path) as registry:
+        for department, town in (("HRSS", None), ("OPS", "寻山街道")):
+            answer = registry.ask("POST", "/v1/contacts/republish", {}, department=department, town=town)
+            assert answer.status_code == 403

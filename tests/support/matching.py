@@ -203,9 +203,11 @@ def world(
 class Matching:
     """The service without its loops: `tell` it events, `move_to` an instant, look at what it did."""
 
-    def __init__(self, folder: Path, *, start: datetime, published: Calendar = CALENDAR) -> None:
+    def __init__(self, place: Path | str, *, start: datetime, published: Calendar = CALENDAR) -> None:
+        """`place`: a folder for a file of its own, or the URL of a database."""
         self.clock = FrozenClock(start)
-        self.database = Database(f"sqlite:///{folder / 'matching.db'}")
+        url = place if isinstance(place, str) else f"sqlite:///{place / 'matching.db'}"
+        self.database = Database(url)
         self.world = world(self.database, now=self.clock.now, published=published)
         self._ids = 0
         self._heard = 0
@@ -225,9 +227,10 @@ class Matching:
                 self.receive(self.message(event, partition))
 
     def complete(self, through: str) -> None:
-        """Registry says that participations are complete, and the due clocks are looked at."""
+        """Registry says that participations are complete, and what waited for that goes on."""
         self.tell(DataComplete(dataset="participations", through=date.fromisoformat(through)))
         self.look()
+        self.climb()
 
     def look(self) -> int:
         """What the duty of the clocks does when time has come; returns how many portions it took."""

@@ -1,5 +1,6 @@
 """Real PostgreSQL and real Apache Kafka, started on free ports for a test run and stopped after it."""
 
+import json
 import os
 import shutil
 import signal
@@ -7,11 +8,12 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +52,11 @@ class Native:
     def start(self) -> None:
         """Starts it on the same files and waits until it answers."""
         self.launch()
-        self.wait_until_up()
+        try:
+            self.wait_until_up()
+        except RuntimeError:
+            self.stop()
+            raise
 
     def launch(self) -> None:
         """Starts it on the same files."""
@@ -162,32 +168,16 @@ class Postgres(Native):
 class Kafka(Native):
     """One KRaft broker from Kafka's own jars. `advertised` is the port that clients are sent to, if not its own."""
 
-    def __init__(self, folder: Path, *, advertised: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any] | None = None, *, advertised: int | None = None
+    ) -> None:
         super().__init__(folder)
-        self.advertised = advertised or self.port
-        self._controller = free_port()
         self._config = folder / "server.properties"
-        self._config.write_text(
-            "\n".join(
-                f"{name}={value}"
-                for name, value in {
-                    "process.roles": "broker,controller",
-                    "node.id": 1,
-                    "controller.quorum.voters": f"1@127.0.0.1:{self._controller}",
-                    "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{self._controller}",
-                    "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.advertised}",
-                    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
-                    "controller.listener.names": "CONTROLLER",
-                    "log.dirs": folder / "logs",
-                    "offsets.topic.replication.factor": 1,
-                    "offsets.topic.num.partitions": 4,
-                    "transaction.state.log.replication.factor": 1,
-                    "transaction.state.log.min.isr": 1,
-                    "group.initial.rebalance.delay.ms": 0,
-                    "auto.create.topics.enable": "false",
-                }.items()
-            )
-        )
+        if settings is not None:
+            self.port = int(settings["advertised.listeners"].rpartition(":")[2])
+        self.advertised = advertised or self.port
+        properties = settings or self._settings(free_port())
+        self._config.write_text("\n".join(f"{name}={value}" for name, value in properties.items()))
         subprocess.run(
             self._java(
                 "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAQ", "-c", str(self._config)
@@ -196,6 +186,24 @@ class Kafka(Native):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def _settings(self, controller: int) -> Mapping[str, Any]:
+        return {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.advertised}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": self.folder / "logs",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            "auto.create.topics.enable": "false",
+        }
 
     @property
     def bootstrap(self) -> str:
@@ -221,6 +229,48 @@ class Kafka(Native):
         if not JARS.is_dir():
             raise RuntimeError(f"Kafka's jars are not in {JARS}: run deploy/test-system.sh")
         return ["java", "-Xmx384m", "-XX:+UseSerialGC", "-cp", f"{JARS}/*", main, *arguments]
+
+
+class Prometheus(Native):
+    """Prometheus with a configuration file; rule files stand beside it."""
+
+    def __init__(self, folder: Path, config: Path) -> None:
+        super().__init__(folder)
+        self._config = config
+        self._client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10)
+
+    def command(self) -> Sequence[str]:
+        return [
+            *("prometheus", f"--config.file={self._config}", f"--storage.tsdb.path={self.folder / 'data'}"),
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def answers(self) -> bool:
+        try:
+            return self._client.get("/-/ready").is_success
+        except httpx.TransportError:
+            return False
+
+    def query(self, expr: str) -> dict[str, float]:
+        """What an expression gives now: a value per set of labels. Raises ValueError when it isn't understood."""
+        answer = self._client.get("/api/v1/query", params={"query": expr}).json()
+        if answer["status"] != "success":
+            raise ValueError(f"{expr}: {answer['error']}")
+        rows = answer["data"]["result"]
+        return {json.dumps(row["metric"], sort_keys=True): float(row["value"][1]) for row in rows}
+
+    def names(self) -> set[str]:
+        """The names of all metrics that were scraped."""
+        return set(self._client.get("/api/v1/label/__name__/values").json()["data"])
+
+    def rules(self) -> list[dict[str, Any]]:
+        """The alert rules as they were read."""
+        groups = self._client.get("/api/v1/rules").json()["data"]["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+    def stop(self) -> None:
+        self._client.close()
+        super().stop()
 
 
 def started(native: Any) -> Any:

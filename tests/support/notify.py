@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ USCC = "91371082MA3XTE5T8Q"
 OTHER = "91371082MA3XTE5T9N"
 MOBILE = "13800138000"
 OPENID = "oExampleFollower000000000001"
-RULES = read_rules(NotifySettings(), pack(None))
+RULES = replace(read_rules(NotifySettings(), pack(None)), has_wechat=True)
 _RING = KeyRing("k1", {"k1": bytes(range(16))}, bytes(range(32)))
 SUITE = Cipher(_RING.derive(Purpose.CONTACTS))
 
@@ -84,8 +85,9 @@ def contact_changed(
     people = [
         {"role": "legal_representative", "name": "于示例", "mobile": m} for m in (mobiles or (MOBILE,)) if m
     ]
-    sealed = sealer.seal_text(json.dumps(people), context=contact_context(uscc))
-    return ContactChanged(uscc=uscc, version=version, sealed=sealed)
+    context = contact_context(uscc)
+    sealed = sealer.seal_texts({context: json.dumps(people).encode()})
+    return ContactChanged(uscc=uscc, version=version, sealed=sealed[context])
 
 
 def _lead(uscc: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -268,9 +270,9 @@ class Desk:
 
     @classmethod
     @asynccontextmanager
-    async def at_work(cls, folder: Path, when: datetime | FrozenClock, **given: Any) -> Any:
+    async def at_work(cls, folder: Path, when: datetime | Clock, **given: Any) -> Any:
         """A started desk."""
-        clock = when if isinstance(when, FrozenClock) else FrozenClock(when)
+        clock = FrozenClock(when) if isinstance(when, datetime) else when
         desk = cls(folder, clock, **given)
         desk.core.start()
         try:
@@ -378,4 +380,4 @@ async def due(desk: Desk, *units: str, mobile: str = MOBILE) -> None:
 
 def batch(events: Iterable[Event], *, when: datetime) -> list[Message]:
     """Messages with ids of their own."""
-    return [message(event, id=f"m{n}", time=when) for n, event in enumerate(events)]
+    return [message(event, id=f"{event.name}-{n}", time=when) for n, event in enumerate(events)]

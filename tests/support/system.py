@@ -69,10 +69,11 @@ class System:
         *,
         clock: FrozenClock | None = None,
         overrides: dict[str, dict[str, Any]] | None = None,
+        bus: GatedBus | None = None,
     ) -> None:
         self.folder = folder
         self.clock = clock or FrozenClock(DEMO_START)
-        self.bus = GatedBus()
+        self.bus = bus or GatedBus()
         self.wire: Wire | None = None
         self.suite = Suite(
             folder, clock=self.clock, demo=True, overrides=overrides, through=self._through, bus=self.bus

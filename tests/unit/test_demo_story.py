@@ -26,7 +26,7 @@ from services.demo.story import (
     stay,
     tell_story,
 )
-from services.demo.story.show import show_funnel
+from services.demo.story.show import show_funnel, show_messages
 from services.notify import sandbox
 
 QUIET = {"quiet": True, "next_due": None}
@@ -109,8 +109,9 @@ class SmallSuite:
             key = path if not request.url.params.get("uscc") else f"{path}?{request.url.params['uscc']}"
             items = self.lists.get(key, [])
             at = int(request.url.params.get("cursor", 0))
-            more = str(at + 2) if at + 2 < len(items) else None
-            answer = {"items": items[at : at + 2], "next_cursor": more, "targets": self.targets}
+            end = at + int(request.url.params.get("limit", 2))
+            more = str(end) if end < len(items) else None
+            answer = {"items": items[at:end], "next_cursor": more, "targets": self.targets}
             answer |= {"places": {}, "leads": 0, "checked": None}
         return httpx.Response(200, json=answer)
 
@@ -434,6 +435,7 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
             ("wechat", {"openid": "p"}),
             ("reminded", phone),
             ("enrolled_after", phone),
+            ("taken_back", {"mobile": "13900139000", "openid": None}),  # its attempts are not asked for
         )
     )
 
@@ -449,11 +451,35 @@ def test_two_channels_and_joint_messages_are_counted_by_attempts(city, tmp_path)
         "/notify/v1/notices/wechat-0": attempts(refused, ("G", "sms", "accepted", None)),
         "/notify/v1/notices/reminded-0": attempts(lost, joint),
         "/notify/v1/notices/reminded-1": attempts(("E", "sms", "accepted", None)),
-        "/notify/v1/notices/enrolled_after-0": attempts(joint),
+        "/notify/v1/notices/enrolled_after-0": attempts(lost, joint),
     }
     figures = services_figures(small.suite(), City(units, (), ()), Journal(tmp_path / JOURNAL))
     columns = ("WeChat silent, then SMS", "silent on both", "WeChat refused, then SMS", "joint messages")
     assert [figures[column] for column in columns] == [1, 1, 1, 1]
+
+
+def test_answers_are_counted(tmp_path):
+    """To files, to the release of stock, and to the question whether a message is genuine."""
+    small, journal = SmallSuite(), Journal(tmp_path / JOURNAL)
+    kept = {"file": 7, "stock": 4, "real": True, "forged": False}
+    fields = {"stock": "released", "real": "genuine", "forged": "genuine"}
+    actions = tuple(
+        Action(key, START, "POST", "/x", b"" if key == "file" else None, "ADM", keeps=fields.get(key, "id"))
+        for key in (*kept, "never_done")
+    )
+    for key, value in kept.items():
+        journal.add(key, Done(START, START, value))
+    batch = {"dataset": "unit_registrations", "accepted": 9, "rejected": 2}
+    small.details = {"/registry/v1/batches/7": batch}
+    figures = services_figures(small.suite(), City((), (), actions), journal)
+    columns = (
+        "registered by file",
+        "rows rejected",
+        "released from stock",
+        "found genuine",
+        "found not genuine",
+    )
+    assert [figures[column] for column in columns] == [9, 2, 4, 1, 1]
 
 
 def ledger_with(file, *mobiles: str) -> None:
@@ -504,6 +530,40 @@ def test_a_story_that_came_true_ends_with_zero_and_is_told_once(tmp_path):
     requests = small.requests
     assert told(tmp_path, small) == (0, "The story was told already.\n")
     assert small.requests == requests
+
+
+def test_a_message_of_each_kind_is_shown():
+    """The newest; of joint ones the one for the most units; a refused one never."""
+
+    def message(content: str, channel: str = "sms", verdict: str = "accepted") -> dict:
+        received_at, recipient = "2026-02-10T08:30:00", "138****8000"
+        return {
+            "channel": channel,
+            "recipient": recipient,
+            "content": content,
+            "verdict": verdict,
+            "received_at": received_at,
+        }
+
+    small = SmallSuite()
+    small.lists["/sandbox/messages"] = [
+        message("拒收", verdict="refused"),
+        message("甲等2户：期限"),
+        message("乙等5户：期限"),
+        message("丙：期限"),
+        message("丁：期限"),
+        message("戊：经提醒仍未"),
+        message("己：请勿据此办理"),
+        message(
+            json.dumps({"template_id": "R01-SECOND", "data": {"thing1": "庚", "date2": "2月9日"}}), "wechat"
+        ),
+    ]
+    console = Console(file=io.StringIO(), width=150)
+    show_messages(console, small.suite())
+    shown = console.file.getvalue()
+    assert [name for name in "甲乙丙丁戊己庚" if name in shown] == list("乙丙戊己庚")
+    assert "R01-SECOND" not in shown
+    assert "拒收" not in shown
 
 
 @pytest.mark.parametrize(

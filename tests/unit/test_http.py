@@ -226,7 +226,7 @@ def bench(tmp_path: Path) -> Bench:
     clock = FrozenClock(datetime(2027, 2, 3, 1, 0, tzinfo=UTC))
     issuer = LocalIssuer(tmp_path / "issuer.jwk", clock)
     core = FakeCore(Verifier(issuer.jwks, clock))
-    metrics = Metrics("test")
+    metrics = Metrics()
     app = FastAPI(openapi_url=None)
     install(app, clock=clock, metrics=metrics, rate_limit_per_s=5)
     app.state.core = core
@@ -488,6 +488,18 @@ def test_a_huge_body_is_not_kept(bench: Bench) -> None:
     response = bench.send("POST", "/v1/things", content=endless(), headers=headers)
     refused(response, 413, "body_too_large")
     assert sent < 1_000_000
+
+
+def test_a_body_in_pieces_is_one_body(bench: Bench) -> None:
+    """However the network cut it."""
+
+    async def pieces() -> Any:
+        for byte in '{"name":"示例"}'.encode():
+            yield bytes([byte])
+
+    headers = {"content-type": "application/json"}
+    assert bench.send("POST", "/v1/things", content=pieces(), headers=headers).status_code == 201
+    assert bench.core.runs[0]["name"] == "示例"
 
 
 def test_a_connection_whose_body_is_not_wanted_is_closed(bench: Bench) -> None:
@@ -789,7 +801,7 @@ def test_requests_are_counted_by_template(bench: Bench) -> None:
     bench.send("GET", "/nowhere/secret")
     bench.send("POST", "/v1/things", content=b"{", headers={"content-type": "application/json"})
     text = bench.metrics.render().decode()
-    assert 'yingbao_test_http_requests_total{method="GET",route="/v1/things/{name}",status="200"} 1.0' in text
+    assert 'yingbao_http_requests_total{method="GET",route="/v1/things/{name}",status="200"} 1.0' in text
     assert 'route="unmatched",status="404"' in text
     assert 'method="POST",route="/v1/things",status="400"' in text
     assert "secret" not in text

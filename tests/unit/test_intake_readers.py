@@ -81,7 +81,9 @@ def test_bytes_that_both_encodings_allow_follow_the_file() -> None:
 def test_a_line_in_another_encoding_is_refused_never_misread() -> None:
     """A GBK line in a UTF-8 file, and the opposite; the other rows stand."""
     content = text(ROW, ROW).encode() + f"{ROW}\n".encode("gbk") + f"{ROW}\n".encode()
-    assert troubles(read(content)[1]) == [(2, None), (3, None), (4, "other_encoding"), (5, None)]
+    _, found = read(content)
+    assert troubles(found) == [(2, None), (3, None), (4, "other_encoding"), (5, None)]
+    assert found[2].text == ROW  # the sender is shown what it sent
     # With an even number of characters in each cell, UTF-8 reads as GBK without an error, and all wrong.
     even = ROW.replace("王示例", "王示")
     content = text(ROW, ROW).encode("gbk") + f"{even}\n".encode() + f"{ROW}\n".encode("gbk")

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Gauge
 
 from shared.logs import configure, correlation, scrub
-from shared.metrics import Metrics
+from shared.metrics import Metrics, Reading
 
 ID_NUMBER = "371082198503150023"
 MOBILE = "13800138000"
@@ -100,13 +100,27 @@ def test_access_lines_of_the_server_are_silent(stream: io.StringIO) -> None:
 
 def test_services_do_not_share_metrics() -> None:
     """Two services may have a metric of one name; a name is one metric inside a service."""
-    one, two = Metrics("registry"), Metrics("notify")
+    one, two = Metrics(), Metrics()
     one.counter("things_total", "Things").inc()
     assert one.counter("things_total", "Things") is one.counter("things_total", "Things")
-    two.gauge("things", "Things", read=lambda: 7.0)
-    assert "yingbao_registry_things_total 1.0" in one.render().decode()
-    assert "yingbao_notify_things 7.0" in two.render().decode()
-    assert "yingbao_notify" not in one.render().decode()
+    two.gauge("things", "Things").set(7)
+    assert "yingbao_things_total 1.0" in one.render().decode()
+    assert "yingbao_things 7.0" in two.render().decode()
+    assert "yingbao_things 7.0" not in one.render().decode()
     with pytest.raises(TypeError, match="choose another name"):
         one.gauge("things_total", "Things")
     assert isinstance(two.gauge("things", "Things"), Gauge)
+
+
+def test_a_reading_shows_what_it_found_and_nothing_older() -> None:
+    """A state that nothing is in any more keeps no number."""
+    metrics = Metrics()
+    first, second = Reading(), Reading()
+    first.gauges("clocks", "Clocks", ["state"], {("running",): 2, ("waiting",): 1})
+    second.gauges("clocks", "Clocks", ["state"], {("running",): 3})
+    second.counters("messages", "Messages", ["outcome"], {("handled",): 4})
+    assert 'yingbao_clocks{state="waiting"} 1.0' in metrics.render(first).decode()
+    shown = metrics.render(second).decode()
+    assert 'yingbao_clocks{state="running"} 3.0' in shown
+    assert 'yingbao_messages_total{outcome="handled"} 4.0' in shown
+    assert "waiting" not in shown

@@ -37,7 +37,7 @@ def test_what_is_sealed_opens_again(plain: bytes, context: str) -> None:
 @given(st.text(st.characters(codec="utf-8"), max_size=100))
 def test_sealed_texts_travel_in_urls(plain: str) -> None:
     """URL-safe letters only, and the same text back."""
-    sealed = CIPHER.seal_text(plain, context="c")
+    sealed = CIPHER.seal_texts({"c": plain.encode()})["c"]
     assert set(sealed) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")
     assert CIPHER.open_text(sealed, context="c") == plain
 
@@ -254,3 +254,22 @@ def test_a_unit_code_of_digits_alone_stays_unless_it_could_be_a_person() -> None
         if uscc_check_char(first17) in USCC_ALPHABET[:10]
     )
     assert scrub(person) == mask_id_number(person)
+
+
+def test_what_is_sealed_together_opens_each_in_its_own_context() -> None:
+    """With a nonce of its own, all from one reading of the random source."""
+    read: list[int] = []
+
+    def random(number: int) -> bytes:
+        read.append(number)
+        return bytes(range(number))
+
+    cipher = Cipher(RING.derive(Purpose.RECORDS), random)
+    sealed = cipher.seal_all({"unit:1": b"a", "unit:2": b"a"})
+    assert {context: CIPHER.open(value, context=context) for context, value in sealed.items()} == {
+        "unit:1": b"a",
+        "unit:2": b"a",
+    }
+    assert read == [24]
+    assert len({value[5:17] for value in sealed.values()}) == 2
+    assert cipher.seal_all({}) == {}

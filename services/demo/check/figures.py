@@ -76,7 +76,7 @@ def _on_the_clock(story: Story, unit: Unit, rows: Sequence[Row]) -> Iterator[str
     overdue = any(d < day_of(end) for d in unit.deadlines(end, MUST))
     if lead:
         yield "leads"
-    if enrolled and not lead and not closed and not unit.is_stock:
+    if enrolled and not lead and not closed:
         yield "enrolled in time"
     ended = enrolled or closed or unit.exempted(end, MUST) or not overdue
     if lead and not rows and unit.mobile and ended:

@@ -62,21 +62,25 @@ def show_funnel(console: Console, told: Mapping[str, Any]) -> bool:
 
 
 def show_messages(console: Console, suite: Suite) -> None:
-    """The newest message of each kind."""
+    """The newest message of each kind; of joint ones that about the most units."""
     messages = suite.ask("GET", "/sandbox/messages", params={"limit": "500"})["items"]
-    newest: dict[str, Mapping[str, Any]] = {}
-    for message in messages:
-        if message["verdict"] == "accepted":
-            newest.setdefault(_kind(message), message)
-    for kind, message in newest.items():
+    accepted = [message for message in messages if message["verdict"] == "accepted"]
+    shown: dict[str, Mapping[str, Any]] = {}
+    for message in sorted(accepted, key=lambda m: _row(m).count or 0, reverse=True):
+        shown.setdefault(_kind(message), message)
+    for kind, message in shown.items():
         title = f"{kind} to {message['recipient']}, {message['received_at'][:16]}"
         console.print(Panel(Text(_text(message)), title=title, title_align="left"))
 
 
+def _row(message: Mapping[str, Any]) -> check.Row:
+    return check.Row(0, START, "", message["content"], accepted=True, channel=message["channel"])
+
+
 def _kind(message: Mapping[str, Any]) -> str:
-    if message["channel"] == "wechat":
+    row = _row(message)
+    if row.by_wechat:
         return "WeChat"
-    row = check.Row(0, START, "", message["content"], accepted=True)
     if row.is_correction:
         return "correction"
     return "joint message" if row.count else "second reminder" if row.is_second else "reminder"

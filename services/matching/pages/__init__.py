@@ -33,6 +33,7 @@ PLACES: Final = {
 
 HOLDS: Final = {
     Hold.PAUSED: Words("人工暂停", "paused by an official"),
+    Hold.VISITED: Words("走访情况待经办人员核定", "an official has to decide after a visit"),
     Hold.CODE: Words("统一社会信用代码待核实", "code to be confirmed"),
     Hold.DISPUTED: Words("单位提出异议", "disputed"),
     Hold.PARKED: Words("该单位有消息处理失败，待运维重放", "a message about the unit is parked"),

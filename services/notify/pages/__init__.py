@@ -1,5 +1,6 @@
 """What notify shows people: the newest messages as a phone has them, notices by state, and the brake."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -30,6 +31,7 @@ BRAKE: Final = {
     SendingState.ALLOWLIST: Words("仅发白名单", "allow-list only"),
     SendingState.OFF: Words("已停发", "stopped"),
 }
+CHANNELS: Final = {Channel.SMS: Words("短信", "SMS"), Channel.WECHAT: Words("微信", "WeChat")}
 _UNDECIDED: Final = {
     AttemptState.OPEN: Words("正在发送", "on its way"),
     AttemptState.REFUSED: Words("运营商拒收", "refused by the carrier"),
@@ -51,6 +53,7 @@ _REASONS: Final = {
     "wrong_data": "数据有误",
     "settled_by_inspection": "稽核监察已处理",
     "paused": "人工暂停",
+    "visited": "走访情况待核定",
     "code": "统一社会信用代码待核实",
     "disputed": "单位提出异议",
     "suspended": "歇业",
@@ -58,6 +61,8 @@ _REASONS: Final = {
     "parked_here": "该单位有消息处理失败",
     "contact": "等待联系方式",
     "allowlist": "不在白名单",
+    "stopped": "账号已停发",
+    "look:cap": "今日额度已用完",
     "phone": "该号码上一条结果未知",
     "text": "文本或联系方式不可用",
     "recalled": "已召回",
@@ -76,9 +81,15 @@ _NONE: Final = Words("目前没有这种状态的通知", "No notice is in this 
 
 @dataclass(frozen=True)
 class Bubble:
-    """A message as it lies on a phone, the number masked."""
+    """A message as it lies on a phone, the number masked: a text, or the fields of a WeChat card.
 
+    `units` is how many units it is about.
+    """
+
+    channel: Words
     text: str
+    fields: Sequence[tuple[str, str]]
+    units: int
     mobile: str
     at: datetime
     state: Words
@@ -92,16 +103,16 @@ def pages(tools: Tools) -> Pages:
 
     def fragment(db: sa.Connection, now: datetime, base: str) -> Markup:
         store = Store(db, tools.rules)
-        counts, sending = store.count_by_state(), store.sending()
+        counts, submitted = store.count_by_state(), store.submitted_since(start_of(today(now)))
         return templates.render(
             "fragment.html",
             base=base,
             states=[(state, words, counts.get(state, 0)) for state, words in STATES.items()],
             bubbles=[_bubble(row, store, tools) for row in store.newest_attempts(MESSAGES)],
-            brake=BRAKE[sending.state],
-            stopped=sending.state is not SendingState.ON,
-            submitted=store.submitted_since(start_of(today(now))),
-            cap=sending.daily_cap,
+            brakes=[
+                (CHANNELS[channel], BRAKE[one.state], one, submitted[channel])
+                for channel, one in store.brakes().items()
+            ],
             hours=tools.rules.hours,
         )
 
@@ -126,15 +137,22 @@ def _bubble(row: Any, store: Store, tools: Tools) -> Bubble:
     accepted = row.state == AttemptState.ACCEPTED and covered
     state = covered[0].state if accepted else None
     return Bubble(
-        text=row.text
-        if row.channel == Channel.WECHAT
-        else f"【{tools.rules.signature.strip('【】')}】{row.text}",
+        channel=CHANNELS[Channel(row.channel)],
+        text=f"【{tools.rules.signature.strip('【】')}】{row.text}",
+        fields=_fields(row.text) if row.channel == Channel.WECHAT else (),
+        units=len(covered),
         mobile=mask_mobile(tools.open_mobile(row.reference, row.mobile)),
         at=row.opened_at,
         state=STATES[state] if state else _UNDECIDED.get(row.state, STATES[NoticeState.HANDED_OVER]),
         good=state is NoticeState.DELIVERED,
         bad=state is NoticeState.UNREACHED or row.state in (AttemptState.REFUSED, AttemptState.UNKNOWN),
     )
+
+
+def _fields(text: str) -> list[tuple[str, str]]:
+    """Label and value of each line of a WeChat message, as `write_wechat` puts them."""
+    lines = (line.partition("：") for line in text.splitlines())
+    return [(label, value) for label, _, value in lines]
 
 
 def _cells(notice: Notice) -> tuple[Any, ...]:

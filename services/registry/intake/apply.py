@@ -14,28 +14,40 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from services.registry.commands import (
+    ChangeUnit,
     DeclareComplete,
     EndParticipation,
     Recorded,
     RecordParticipation,
     Registered,
     RegisterUnit,
+    change_unit,
     check_declaration,
     declare_complete,
     end_participation,
     record_participations,
     register_units,
+    settle_dispute,
 )
-from services.registry.domain import Batch, BatchState, RejectedRow, State, Trouble
+from services.registry.domain import (
+    WITHDRAWN,
+    Batch,
+    BatchState,
+    Effect,
+    RejectedRow,
+    State,
+    Trouble,
+)
 from services.registry.intake.checks import Checked, check, troubles_of
 from services.registry.intake.files import Files
 from services.registry.intake.readers import Layout, rows, survey
+from services.registry.intake.withdraw import own_batch, take_back
 from services.registry.store import Store, Vault
 from services.registry.work import RegistryWork
 from shared.clock import today
 from shared.datasets.contract import Contract
 from shared.errors import FieldError, Problem, not_found
-from shared.events.registry import BatchAccepted, IntakeDisputed, IntakeSettled
+from shared.events.registry import BatchAccepted, IntakeDisputed
 from shared.privacy import CannotOpenError, scrub
 from shared.service import Core
 from shared.storage.work import Cause
@@ -80,6 +92,13 @@ def receive_batch(work: RegistryWork, item: ReceiveBatch) -> Batch:
     """A new batch, or the one that the same file became before."""
     known = work.store.same_file(item.department, item.contract.id, item.sha256)
     if known is not None:
+        if known.replaced is not None:
+            raise Problem(
+                409,
+                "batch_withdrawn",
+                zh="该文件已撤回，请发送更正后的文件",
+                en="this file was withdrawn; send the corrected one",
+            )
         if known.complete_through != item.complete_through:
             raise Problem(
                 409,
@@ -133,23 +152,8 @@ def settle_row(work: RegistryWork, item: SettleRow) -> RejectedRow:
             en="the row concerns no unit and holds nothing",
         )
     if row.disputed:
-        _settle(work, row, item.cause, reason=scrub(item.reason))
+        settle_dispute(work, row, item.cause, reason=scrub(item.reason))
     return row
-
-
-def own_batch(store: Store, id_: str, department: str | None) -> Batch:
-    """A batch of this department; raises 404 for any other."""
-    batch = store.batch(id_)
-    if batch is None or batch.department != department:
-        raise not_found("没有该编号的批次", "there is no batch with this id")
-    return batch
-
-
-def _settle(work: RegistryWork, row: RejectedRow, cause: Cause, *, reason: str) -> None:
-    assert row.uscc is not None  # noqa: S101 - a dispute is about a unit
-    work.store.settle(row.batch_id, row.row)
-    work.emit(IntakeSettled(uscc=row.uscc, batch_id=row.batch_id, row=row.row), cause=cause)
-    work.audit("row_settled", row.uscc, cause=cause, batch=row.batch_id, row=row.row, reason=reason)
 
 
 # -- applying --------------------------------------------------------------------------------------------
@@ -193,7 +197,9 @@ class Intake:
             return False
         batch = pending[0]
         try:
-            if batch.state is BatchState.RECEIVED:
+            if batch.state is BatchState.WITHDRAWING:
+                after = await self._core.run(partial(take_back, id_=batch.id))
+            elif batch.state is BatchState.RECEIVED:
                 found = await asyncio.to_thread(self._survey, batch)
                 after = await self._core.run(partial(begin, batch=batch, found=found))
             else:
@@ -285,24 +291,24 @@ def apply_piece(work: RegistryWork, *, piece: Piece) -> Batch:
     apply = _record if batch.dataset == _PARTICIPATIONS else _register
     outcomes = apply(work, batch, sound)
     rejected = [row for row in piece.rows if row.troubles]
-    good: list[Checked] = []
-    new = 0
+    effects: list[Effect] = []
+    unchanged = 0
     for row, outcome in zip(sound, outcomes, strict=True):
         if isinstance(outcome, Problem):
             faults = outcome.errors or (FieldError("", outcome.code, outcome.zh, outcome.en),)
             rejected.append(replace(row, troubles=troubles_of(faults, piece.layout)))
+        elif outcome is None:
+            unchanged += 1
         else:
-            good.append(row)
-            new += outcome
+            effects.append(outcome)
     _reject(work, batch, rejected)
-    if batch.dataset == _PARTICIPATIONS:
-        _settle_corrected(work, batch, good)
+    work.store.add_effects(effects)
     after = replace(
         batch,
         position=piece.position,
         line=piece.line,
-        accepted=batch.accepted + new,
-        unchanged=batch.unchanged + len(good) - new,
+        accepted=batch.accepted + len(effects),
+        unchanged=batch.unchanged + unchanged,
         rejected=batch.rejected + len(rejected),
     )
     if not piece.last:
@@ -315,36 +321,71 @@ def apply_piece(work: RegistryWork, *, piece: Piece) -> Batch:
     return after
 
 
-def _register(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[bool | Problem]:
-    """For each row whether something is new by it."""
+def _register(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[Effect | Problem | None]:
+    """For each row what is new by it, None where nothing is."""
     cause = _cause(batch)
-    items = [RegisterUnit(cause=cause, within=None, origin="batch", **row.facts) for row in sound]
+    known = work.store.units(row.facts["uscc"] for row in sound)
+    withdrawn = {
+        uscc for uscc, unit in known.items() if unit.origin == WITHDRAWN and unit.established_on is None
+    }
+    items = [
+        RegisterUnit(cause=cause, within=None, origin="batch", **row.facts)
+        for row in sound
+        if row.facts["uscc"] not in withdrawn
+    ]
+    fresh = iter(register_units(work, items))
     return [
-        outcome.is_new if isinstance(outcome, Registered) else outcome
-        for outcome in register_units(work, items)
+        _outcome(batch, row, _say_anew(work, cause, row) if row.facts["uscc"] in withdrawn else next(fresh))
+        for row in sound
     ]
 
 
-def _record(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[bool | Problem]:
+def _outcome(batch: Batch, row: Checked, outcome: Registered | Problem) -> Effect | Problem | None:
+    if isinstance(outcome, Problem):
+        return outcome
+    unit = outcome.unit
+    return Effect(batch.id, row.row.number, uscc=unit.uscc, version=unit.version) if outcome.is_new else None
+
+
+def _say_anew(work: RegistryWork, cause: Cause, row: Checked) -> Registered | Problem:
+    """A unit whose only file was withdrawn is as another file says: it is known, so as a correction."""
+    facts = dict(row.facts)
+    uscc, contacts = facts.pop("uscc"), facts.pop("contacts")
+    try:
+        said = change_unit(work, ChangeUnit(cause, None, uscc, {**facts, "origin": "batch"}, contacts))
+    except Problem as problem:
+        return problem
+    return replace(said, is_new=True)
+
+
+def _record(work: RegistryWork, batch: Batch, sound: Sequence[Checked]) -> list[Effect | Problem | None]:
     cause = _cause(batch)
-    items = [RecordParticipation(cause=cause, within=None, **row.facts) for row in sound]
+    items = [RecordParticipation(cause=cause, within=None, batch_id=batch.id, **row.facts) for row in sound]
     outcomes = record_participations(work, items)
     return [
-        outcome if isinstance(outcome, Problem) else _end(work, cause, row, outcome)
+        outcome if isinstance(outcome, Problem) else _end(work, batch, row, outcome)
         for row, outcome in zip(sound, outcomes, strict=True)
     ]
 
 
-def _end(work: RegistryWork, cause: Cause, row: Checked, recorded: Recorded) -> bool | Problem:
+def _end(work: RegistryWork, batch: Batch, row: Checked, recorded: Recorded) -> Effect | Problem | None:
     """Ends the participation of a row that says so. Its days were checked, so one just recorded can be ended."""
+    id_ = recorded.participation.id
+    effect = Effect(
+        batch.id,
+        row.row.number,
+        participation_id=id_,
+        recorded=recorded.is_new,
+        ended_on=row.ended_on,
+    )
     if row.ended_on is None:
-        return recorded.is_new
-    before = work.store.participation(recorded.participation.id)
+        return effect if recorded.is_new else None
+    before = work.store.participation(id_)
     try:
-        end_participation(work, EndParticipation(cause, None, recorded.participation.id, row.ended_on))
+        end_participation(work, EndParticipation(_cause(batch), None, id_, row.ended_on))
     except Problem as problem:
         return problem
-    return before is not None and before.state is State.IN_FORCE
+    return effect if before is not None and before.state is State.IN_FORCE else None
 
 
 def _reject(work: RegistryWork, batch: Batch, rejected: Sequence[Checked]) -> None:
@@ -370,22 +411,6 @@ def _reject(work: RegistryWork, batch: Batch, rejected: Sequence[Checked]) -> No
             told = IntakeDisputed(uscc=uscc, batch_id=batch.id, row=row.row.number, dataset=batch.dataset)
             work.emit(told, cause=_cause(batch))
     work.store.add_rejected(kept)
-
-
-def _settle_corrected(work: RegistryWork, batch: Batch, good: Sequence[Checked]) -> None:
-    """A good row settles what earlier batches could not read of the same person and unit."""
-    by_unit: dict[str, set[str]] = {}
-    disputes = work.store.disputes((row.uscc for row in good if row.uscc), but_of=batch.id)
-    for unit in {dispute.uscc for dispute in disputes}:
-        mine = [row.row.cells for row in good if row.uscc == unit]
-        by_unit[unit or ""] = {
-            key
-            for cells in mine
-            for key in work.store.row_keys(unit or "", cells["id_number"], cells["name"])
-        }
-    for dispute in disputes:
-        if by_unit[dispute.uscc or ""] & set(dispute.keys):
-            _settle(work, dispute, _cause(batch), reason=f"corrected by batch {batch.id}")
 
 
 def _finish(work: RegistryWork, batch: Batch) -> Batch:

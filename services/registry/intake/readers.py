@@ -198,7 +198,9 @@ def rows(chunks: Iterable[bytes], layout: Layout, *, number: int, offset: int) -
 
 def _row(line: Line, layout: Layout) -> Row:
     raw = line.raw.rstrip(b"\r")
-    text = raw.decode(layout.encoding, "replace")
+    # Only for the sender's eyes, where the line is refused: then the other encoding may show it best.
+    texts = (_decode(raw, layout.encoding), _decode(raw, "utf-8"), _decode(raw, "gb18030"))
+    text = next((text for text in texts if text is not None), raw.decode(layout.encoding, "replace"))
     cells, trouble = _cells(raw, layout)
     if trouble is not None:
         return Row(line.number, line.end, text, {}, trouble)

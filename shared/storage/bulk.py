@@ -1,0 +1,120 @@
+"""Many rows, or many keys, in one statement, in the form that each driver takes fastest.
+
+Binding every value through SQLAlchemy costs more than the database's own work. Here a column is converted at
+once, and rows go as tuples (SQLite), by COPY (PostgreSQL, new rows) or as one JSON document (PostgreSQL, upsert).
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import Any
+
+import psycopg
+import sqlalchemy as sa
+from pydantic_core import to_json
+
+from shared.storage.database import WRITES
+
+Rows = Sequence[Mapping[str, Any]]
+
+_ISO = methodcaller("isoformat")
+"""How days and instants are written in JSON; nothing else that JSON does not know is let through."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonText:
+    """A JSON document that is text already, as the value of a JSON column."""
+
+    text: str
+
+
+def insert_rows(db: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Inserts rows, all with the same columns, in their order. Only defaults of the database apply."""
+    if not rows:
+        return
+    if db.dialect.name == "sqlite":
+        db.exec_driver_sql(_insert_tuples(db, table, rows), _tuples(db, table, rows))
+    else:
+        _copy(db, f"COPY {_target(db, table, rows)} FROM STDIN", _tuples(db, table, rows))
+
+
+def upsert_rows(db: sa.Connection, table: sa.Table, rows: Rows, *, key: str, update: Collection[str]) -> None:
+    """Inserts rows, or sets the `update` columns where the key is there. Keys in `rows` are distinct."""
+    if not rows:
+        return
+    quote = db.dialect.identifier_preparer.quote
+    updates = ", ".join(f"{quote(name)} = excluded.{quote(name)}" for name in update)
+    conflict = f"ON CONFLICT ({quote(key)}) DO UPDATE SET {updates}"
+    values = _tuples(db, table, rows)
+    if db.dialect.name == "sqlite":
+        db.exec_driver_sql(f"{_insert_tuples(db, table, rows)} {conflict}", values)
+        return
+    # Read as texts and cast, as a JSON column has to be; without lengths, for a cast would cut what is too long.
+    kinds = {name: table.c[name].type.compile(db.dialect).split("(")[0] for name in rows[0]}
+    given = ", ".join(f"{quote(name)} text" for name in kinds)
+    chosen = ", ".join(f"{quote(name)}::{kind}" for name, kind in kinds.items())
+    document = json.dumps([dict(zip(kinds, row, strict=True)) for row in values], default=_ISO)
+    db.exec_driver_sql(
+        f"INSERT INTO {_target(db, table, rows)} SELECT {chosen}"  # noqa: S608 - names of our own tables
+        f" FROM json_to_recordset(%s::json) AS given ({given}) {conflict}",
+        (document,),
+    )
+
+
+def among(db: sa.Connection, column: sa.ColumnElement[Any], texts: Collection[str]) -> sa.ColumnElement[bool]:
+    """Whether a text column holds one of these: one parameter, however many they are."""
+    if db.dialect.name == "sqlite":
+        return column.in_(sa.select(sa.func.json_each(json.dumps(list(texts))).table_valued("value").c.value))
+    listed = sa.select(sa.func.json_array_elements_text(sa.literal(list(texts), sa.JSON)))
+    return column == sa.any_(sa.func.array(listed.scalar_subquery()))
+
+
+def _target(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
+    prepare = db.dialect.identifier_preparer
+    return f"{prepare.format_table(table)} ({', '.join(map(prepare.quote, rows[0]))})"
+
+
+def _insert_tuples(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
+    marks = ", ".join("?" * len(rows[0]))
+    return f"INSERT INTO {_target(db, table, rows)} VALUES ({marks})"  # noqa: S608 - names of our own tables
+
+
+def _tuples(db: sa.Connection, table: sa.Table, rows: Rows) -> list[tuple[Any, ...]]:
+    columns = (_bound(table.c[name].type, [row[name] for row in rows], db.dialect) for name in rows[0])
+    return list(zip(*columns, strict=True))
+
+
+def _bound(kind: sa.types.TypeEngine[Any], values: list[Any], dialect: sa.Dialect) -> list[Any]:
+    """The values as the driver takes them. Each is converted once: in a batch most of a column is the same."""
+    if isinstance(kind, sa.JSON):
+        # By identity, for a document can't be hashed; `values` keeps every one of them alive meanwhile.
+        texts = {id(value): value for value in values}
+        texts = {i: v.text if isinstance(v, JsonText) else to_json(v).decode() for i, v in texts.items()}
+        return [texts[id(value)] for value in values]
+    convert = kind.dialect_impl(dialect).bind_processor(dialect)
+    if convert is None:
+        return values
+    bound = {value: convert(value) for value in set(values)}
+    return [bound[value] for value in values]
+
+
+def _copy(db: sa.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    driver: psycopg.Connection[Any] = db.connection.driver_connection  # type: ignore[assignment]
+    db.info[WRITES] = db.info.get(WRITES, 0) + 1
+    try:
+        with driver.cursor().copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        # As SQLAlchemy would raise it; beyond the first line PostgreSQL quotes the row.
+        error.args = (str(error).split("\n", 1)[0],)
+        raise sa.exc.DBAPIError.instance(
+            statement,
+            None,
+            error,
+            psycopg.Error,
+            hide_parameters=True,
+            connection_invalidated=driver.closed,
+            dialect=db.dialect,
+        ) from error

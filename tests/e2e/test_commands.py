@@ -1,0 +1,132 @@
+"""The operator's commands beside a running suite: contacts told again, old rows forgotten, figures built anew."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from services.cli import app, token_minter
+from shared.ids import first_event_id
+from tests.support.native import free_port, wait_until
+from tests.support.pages import code
+from tests.support.registry import PARTICIPATION, UNIT
+
+LONG_AGO = first_event_id(datetime(2020, 2, 3, tzinfo=UTC))
+AGED = f"0 - seq, '{LONG_AGO}', type, subject, partition, time, correlation, data, published_at"
+"""Columns of a log: a row as if it was born then."""
+
+
+@contextmanager
+def running(data: Path) -> Iterator[str]:
+    """The suite as a process of its own; gives its address."""
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "services.cli", "serve", "--demo", "--data", data, "--port", str(port)]
+    with (data / "server.log").open("ab") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=dict(os.environ))
+
+    def up() -> bool:
+        try:
+            return httpx.get(f"{url}/registry/health/ready").is_success
+        except httpx.TransportError:
+            return False
+
+    try:
+        wait_until(up, "the suite is up", alive=lambda: server.poll() is None)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(15)
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, result.output
+
+
+def count(data: Path, service: str, query: str) -> int:
+    with closing(sqlite3.connect(data / f"{service}.db")) as db:
+        return int(db.execute(query).fetchone()[0])
+
+
+def settled(url: str) -> None:
+    def quiet() -> bool:
+        return all(
+            httpx.get(f"{url}/{name}/demo/quiet").json()["quiet"]
+            for name in ("registry", "matching", "notify", "targets")
+        )
+
+    wait_until(quiet, "the suite is quiet")
+
+
+def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence, not a traceback."""
+    for name in ("REGISTRY", "MATCHING", "NOTIFY", "TARGETS"):
+        nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
+        monkeypatch.setenv(f"YINGBAO_{name}_DATABASE_URL", nowhere)
+    status, said = run("events", "prune")
+    assert (status, said.startswith("registry: the database is away")) == (1, True)
+
+
+def test_commands_beside_a_running_suite(tmp_path: Path) -> None:
+    """Contacts of one unit and of all; an old month of the log; then the same figures from what is kept."""
+    contacts = "SELECT count(*) FROM contact_log"
+    with running(tmp_path) as url:
+
+        def post(path: str, body: Any, department: str) -> None:
+            bearer = {"Authorization": f"Bearer {token_minter(tmp_path)(department)}"}
+            assert httpx.post(f"{url}/registry{path}", json=body, headers=bearer).is_success
+
+        for number in range(2):
+            post("/v1/units", {**UNIT, "uscc": code(number), "established_on": "2026-01-02"}, "ADM")
+        post("/v1/participations", {**PARTICIPATION, "uscc": code(0), "started_on": "2026-01-05"}, "HRSS")
+        settled(url)
+        assert count(tmp_path, "registry", contacts) == 2
+
+        registry = ("--url", f"{url}/registry", "--data", tmp_path)
+        status, said = run("contacts", "republish", "--uscc", code(1), *registry)
+        assert (status, said.strip()) == (0, "1 units: contacts told again")
+        assert run("contacts", "republish", *registry)[1].strip() == "2 units: contacts told again"
+        status, said = run("contacts", "republish", "--uscc", code(1), "--uscc", code(7), *registry)
+        assert status == 1
+        assert "1 of the given units are unknown" in said
+        settled(url)
+        assert count(tmp_path, "registry", contacts) == 6
+        assert count(tmp_path, "notify", "SELECT count(*) FROM unit_contact") == 2
+
+        with closing(sqlite3.connect(tmp_path / "registry.db")) as db:
+            for table in ("contact_log", "event_log"):
+                db.execute(f"INSERT INTO {table} SELECT {AGED} FROM {table} LIMIT 1")  # noqa: S608
+            db.commit()
+        assert run("events", "prune", "--data", tmp_path)[1].splitlines() == [
+            "registry: 0 partitions, 1 rows of contact_log",
+            *(f"{name}: 0 partitions, no rows" for name in ("matching", "notify", "targets")),
+        ]
+        status, said = run("events", "prune", "--log-before", "2020-03", "--data", tmp_path)
+        assert "1 rows of event_log" in said
+
+    new = f"sqlite:///{tmp_path}/rebuilt.db"
+    status, said = run("events", "rebuild", "targets", "--into", new, "--data", tmp_path)
+    assert (status, said.splitlines()[-2:]) == (
+        0,
+        ["targets: 1 facts, 0 parked", "the same figures as targets has now"],
+    )
+    assert count(tmp_path, "rebuilt", "SELECT count(*) FROM spell") == 1
+    status, said = run("events", "rebuild", "targets", "--into", new, "--data", tmp_path)
+    assert (status, "is not empty" in " ".join(said.split())) == (1, True)
+    status, said = run("events", "rebuild", "notify", "--into", f"{new}2", "--data", tmp_path)
+    assert (status, "unknown service notify" in said) == (1, True)
+
+    with closing(sqlite3.connect(tmp_path / "targets.db")) as db:
+        db.execute("UPDATE spell SET town = 'elsewhere'")
+        db.commit()
+    status, said = run("events", "rebuild", "targets", "--into", f"{new}3", "--data", tmp_path)
+    assert (status, "other figures than targets has now: spell" in said) == (1, True)
