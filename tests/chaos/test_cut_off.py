@@ -96,6 +96,13 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         yield Town(harmed, client)
 
 
+@pytest.fixture(autouse=True)
+def _healed(town: Town) -> Iterator[None]:
+    yield
+    for line in town.harmed.lines.values():
+        line.heal()
+
+
 def once(units: list[Unit]) -> Counter[str | None]:
     return Counter(unit.uscc for unit in units)
 
