@@ -52,6 +52,11 @@ TRIED = """
     JOIN notice ON notice.id = attempt_notice.notice_id WHERE attempt.state IN ('unknown', 'open')
 """
 
+ON_THE_WAY = ("notify", "sandbox", "line to carrier")
+"""Victims that have a message in their hands between its last look and the carrier's answer."""
+RECORDING = ("database", "line to database")
+"""Victims without which that answer is not written down."""
+
 OUTSIDE = ("attempts open", "notices due")
 CONCERNS: Mapping[str, Sequence[str]] = {
     "sandbox": ("attempts open", "receipts due"),
@@ -254,14 +259,16 @@ class Harmed:
 
     def evidence(self) -> Evidence:
         """What it left behind."""
-        spans = [(harm.began - AROUND, harm.ended + AROUND) for harm in self.log]
+        on_the_way = [harm for harm in self.log if harm.victim.startswith(ON_THE_WAY)]
+        recording = [harm for harm in self.log if harm.victim.startswith(RECORDING)]
+        spans = [(harm.began - AROUND, harm.ended + AROUND) for harm in (*on_the_way, *recording)]
         return Evidence(
             self.folder,
             unknown=self.rows("notify", UNKNOWN),
             visited={uscc for (uscc,) in self.rows("matching", VISITED)},
             looks=self.rows("notify", LOOKS),
             harmed={uscc for uscc, at in self.rows("notify", TRIED) if _within(at, spans)},
-            stops=[(harm.began_at, harm.ended_at) for harm in self.log if harm.what != "kill"],
+            stops=[(harm.began_at, harm.ended_at) for harm in on_the_way if harm.what != "kill"],
         )
 
 
