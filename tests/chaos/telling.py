@@ -10,6 +10,7 @@ from rich.console import Console
 
 from services.demo import story
 from services.demo.city import City, generate
+from services.demo.story.suite import real_patience
 from shared.documents import pack, read_csv
 
 
@@ -30,7 +31,7 @@ class Telling(threading.Thread):
                 (self._folder / "story.log").open("w") as log,
                 httpx.Client(timeout=30) as client,
             ):
-                suite = story.Suite(client, self._token, story.real_patience(), self._addresses)
+                suite = story.Suite(client, self._token, real_patience(), self._addresses)
                 story.tell_story(suite, self._city, self._folder, Console(file=log, width=160))
         except Exception as error:  # noqa: BLE001 - told to whoever waits
             self._failed = error

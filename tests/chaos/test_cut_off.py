@@ -11,8 +11,9 @@ import pytest
 
 from services.demo import check
 from services.demo.city.model import INSURES, REGISTERS, START, Unit
-from services.demo.story import LEDGER, Suite, real_patience
+from services.demo.story import LEDGER, Suite
 from services.demo.story.driver import DECLARE
+from services.demo.story.suite import real_patience
 from tests.chaos.harm import Harmed
 from tests.chaos.telling import small_city
 from tests.support.native import wait_until
