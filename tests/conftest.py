@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -10,11 +11,15 @@ from tests.support.probe import Probe
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    """A running PostgreSQL."""
-    server = started(Postgres(Path(tmp_path_factory.mktemp("postgres"))))
-    yield server
-    server.stop()
+def postgres() -> Iterator[Postgres]:
+    """A running PostgreSQL.
+
+    Its folder is not below pytest's own, which another run closes to everybody else when it begins.
+    """
+    with TemporaryDirectory(prefix="yingbao-postgres-") as folder:
+        server = started(Postgres(Path(folder)))
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

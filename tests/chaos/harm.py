@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import psycopg
@@ -109,7 +110,9 @@ class Harmed:
     def __enter__(self) -> Self:
         with ExitStack() as starting:
             self.lines = {name: starting.enter_context(Proxy()) for name in LINES}
-            self.postgres = started(Postgres(self._servers / "postgres"))
+            # Not below pytest's own folder, which another run closes to everybody else when it begins.
+            elsewhere = starting.enter_context(TemporaryDirectory(prefix="yingbao-postgres-"))
+            self.postgres = started(Postgres(Path(elsewhere)))
             starting.callback(self.postgres.stop)
             self.lines["database"].target = self.postgres.port
             self.kafka = started(Kafka(self._servers / "kafka", advertised=self.lines["broker"].port))

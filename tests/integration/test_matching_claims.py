@@ -188,6 +188,7 @@ def test_steps_of_the_ladder_are_claimed_alike(matching: Matching) -> None:
     ]
     matching.receive(*map(matching.message, told))
     matching.clock.move_to(at("2026-04-01"))
+    matching.tell(DataComplete(dataset="participations", through=date(2026, 3, 31)))
     matching.heard()
     with transaction(matching) as first:
         assert advance_leads(first)
