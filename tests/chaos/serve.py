@@ -10,11 +10,13 @@ import argparse
 import os
 import re
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import httpx
+import psycopg
 import sqlalchemy as sa
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +31,7 @@ from shared.messaging.bus import Message, Subscription
 from shared.messaging.kafka import KafkaBus
 
 DIES = "CHAOS_DIES"
-_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+(\w+)", re.IGNORECASE)
+_WRITES = re.compile(r"\s*(?:INSERT INTO|UPDATE|DELETE FROM|COPY)\s+\"?(\w+)", re.IGNORECASE)
 SUBMITS = ("/norsubmit", "/template/send")
 
 
@@ -91,23 +93,42 @@ class MortalLine(httpx.AsyncBaseTransport):
 
 
 def watch_transactions(death: Death) -> None:
-    """The points of a transaction: after a write to a table, and before the commit of such a one."""
+    """The points of a transaction: after a write to a table, and before the commit of such a one.
 
-    def begun(db: sa.Connection) -> None:
-        db.info["tables"] = set()
+    Of each thread on its own: one writes, others read meanwhile.
+    """
+    of_thread = threading.local()
 
-    def executed(db: sa.Connection, _cursor: Any, statement: str, *_rest: Any) -> None:
-        if written := _WRITES.match(statement):
-            db.info.setdefault("tables", set()).add(written.group(1))
-            death.at(f"in the middle of writing {written.group(1)}")
+    def tables() -> set[str]:
+        return of_thread.__dict__.setdefault("tables", set())
 
-    def committing(db: sa.Connection) -> None:
-        for table in db.info.get("tables", ()):
+    class Cursor(psycopg.Cursor[Any]):
+        def execute(self, query: Any, *rest: Any, **options: Any) -> Any:
+            return self._noted(query, super().execute(query, *rest, **options))
+
+        def executemany(self, query: Any, *rest: Any, **options: Any) -> None:
+            self._noted(query, super().executemany(query, *rest, **options))
+
+        def copy(self, statement: Any, *rest: Any, **options: Any) -> Any:
+            return self._noted(statement, super().copy(statement, *rest, **options))
+
+        def _noted(self, query: Any, result: Any) -> Any:
+            if written := _WRITES.match(str(query)):
+                tables().add(written.group(1))
+                death.at(f"in the middle of writing {written.group(1)}")
+            return result
+
+    def connected(connection: Any, _record: Any) -> None:
+        connection.cursor_factory = Cursor
+
+    def committing(_db: sa.Connection) -> None:
+        for table in tables():
             death.at(f"{table} written, not committed")
+        tables().clear()
 
-    sa.event.listen(sa.Engine, "begin", begun)
-    sa.event.listen(sa.Engine, "after_cursor_execute", executed)
+    sa.event.listen(sa.Engine, "connect", connected)
     sa.event.listen(sa.Engine, "commit", committing)
+    sa.event.listen(sa.Engine, "rollback", lambda _db: tables().clear())
 
 
 def mortal_sandbox(death: Death) -> ASGIApp:
