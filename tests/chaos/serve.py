@@ -100,7 +100,8 @@ def watch_transactions(death: Death) -> None:
     of_thread = threading.local()
 
     def tables() -> set[str]:
-        return of_thread.__dict__.setdefault("tables", set())
+        written: set[str] = of_thread.__dict__.setdefault("tables", set())
+        return written
 
     class Cursor(psycopg.Cursor[Any]):
         def execute(self, query: Any, *rest: Any, **options: Any) -> Any:
