@@ -257,8 +257,13 @@ class Service(Generic[W]):
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
         try:
-            with contextlib.suppress(DBAPIError):  # what a lost database keeps is sealed at the next start
+            with contextlib.suppress(
+                DBAPIError
+            ):  # with a lost database: sealed at the next start, leases expire
                 if self.works:
+                    await self._relay.stop()
+                    for lease in self._leases.values():
+                        await self.core.run(lease.give_back, keys=[lease.key])
                     await self._seal()
         finally:
             await asyncio.to_thread(self.core.stop)

@@ -47,6 +47,8 @@ from shared.events.notify import (
 from shared.storage.work import Cause
 
 PORTION: Final = 500
+EXPIRING: Final = 50
+"""Attempts whose wait is over are ended so many at once, so that a stop of the sending does not wait long."""
 STOPPING: Final = (ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.QUOTA_OR_BALANCE)
 """Refusals that every other message would meet too, until a person mends the account."""
 OURS: Final = frozenset({"late", "stopped", "stopping"})
@@ -345,7 +347,7 @@ def expire(work: NotifyWork) -> bool:
 
     An SMS without receipt is silent, a WeChat message is followed by an SMS, what was never learnt is unknown.
     """
-    expired = work.store.expired_attempts(work.now, PORTION)
+    expired = work.store.expired_attempts(work.now, EXPIRING)
     for attempt in expired:
         work.store.save_attempt(attempt.reference, expires_at=None, settled_at=attempt.settled_at or work.now)
         covered = work.store.covered(attempt.reference)

@@ -26,14 +26,14 @@ BATCH_BYTES = 256 * 1024
 
 POLL_MS = 200
 BACKOFF_MS = 500
+SESSION_MS = 10_000
+"""How long a consumer may be silent before its partitions go to another one."""
+
 REQUEST_MS = 10_000
 """How long a request may take; a broker that takes longer is tried anew."""
 
 PUBLISH_SECONDS = 8.0
-"""How long publishing may take: less than the relay's lease, and idempotent clients try for ever."""
-
-SESSION_MS = 6_000
-"""After so long without a sign of life the partitions of a dead process go on; brokers refuse less."""
+"""How long publishing may take; left alone an idempotent client tries for ever."""
 
 STOP_SECONDS = 3.0
 """How long a client may take to say goodbye."""
@@ -51,15 +51,18 @@ class KafkaBus:
     instances of a service share its partitions. A broker that is away is tried again for ever.
     """
 
-    def __init__(self, bootstrap: str, *, prefix: str = "") -> None:
+    def __init__(self, bootstrap: str, *, prefix: str = "", session_ms: int = SESSION_MS) -> None:
         self._bootstrap = bootstrap
         self._prefix = prefix
+        self._session_ms = session_ms
         self._readers: dict[str, _Reader] = {}
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
 
     def subscribe(self, subscription: Subscription) -> None:
-        self._readers[subscription.consumer] = _Reader(self._bootstrap, self._prefix, subscription)
+        self._readers[subscription.consumer] = _Reader(
+            self._bootstrap, self._prefix, subscription, self._session_ms
+        )
 
     @property
     def connected(self) -> bool:
@@ -149,7 +152,8 @@ class KafkaBus:
 class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is untyped
     """One consumer group member: takes batches, hands them over, commits offsets afterwards."""
 
-    def __init__(self, bootstrap: str, prefix: str, subscription: Subscription) -> None:
+    def __init__(self, bootstrap: str, prefix: str, subscription: Subscription, session_ms: int) -> None:
+        self._session_ms = session_ms
         self._prefix = prefix
         self._subscription = subscription
         self._bootstrap = bootstrap
@@ -204,8 +208,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             max_poll_interval_ms=600_000,
-            session_timeout_ms=SESSION_MS,
-            heartbeat_interval_ms=SESSION_MS // 3,
+            session_timeout_ms=self._session_ms,
+            heartbeat_interval_ms=self._session_ms // 4,
             request_timeout_ms=REQUEST_MS,
             retry_backoff_ms=BACKOFF_MS,
         )
@@ -247,11 +251,11 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 if found:
                     async with self._turn:
                         await self._take(consumer, found)
-            except KafkaError as error:
+            except Exception as error:  # noqa: BLE001 - a loop that must never end: logged, tried again
                 log.warning(
                     "bus_reading_failed", consumer=self._subscription.consumer, error=type(error).__name__
                 )
-                await asyncio.sleep(RETRY_SECONDS[1])
+                await asyncio.sleep(RETRY_SECONDS[-1])
 
     async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch = [
@@ -306,7 +310,7 @@ async def _until_up(client: Any) -> None:
 async def _starts(client: Any, failures: int) -> bool:
     try:
         await client.start()
-    except KafkaError as error:
+    except (KafkaError, OSError) as error:
         log.warning("bus_away", error=type(error).__name__, failures=failures)
         return False
     return True

@@ -58,6 +58,10 @@ class Relay:
         await self._run(partial(self._move, rows), keys=[self._lease.key])
         return len(rows) == BATCH
 
+    async def stop(self) -> None:
+        """Lets another process publish at once."""
+        await self._run(self._lease.give_back, keys=[self._lease.key])
+
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
         return list(db.execute(sa.select(outbox).order_by(outbox.c.seq).limit(BATCH)))

@@ -71,7 +71,7 @@ class Database:
         """One transaction: commits at the end of the block, rolls back on an error.
 
         Without `keys` no other transaction runs meanwhile, in whatever process. With `keys` (none is fine)
-        it touches only what belongs to them, or to keys that it locks later.
+        it touches only what belongs to them, or to rows that it locks itself.
         """
         with self._writer.connect() as db, db.begin():
             db.info[WRITES] = 0

@@ -4,17 +4,38 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from shared.events.base import Envelope
 from shared.events.catalogue import TOPICS
-from shared.messaging.bus import Bus, Message, Subscription
-from shared.messaging.kafka import KafkaBus, create_topics
+from shared.messaging.bus import Bus, Message, Subscription, partition_of
+from shared.messaging.consumer import Consumer, Received, on
+from shared.messaging.kafka import SESSION_MS, KafkaBus, create_topics
+from shared.storage.work import Work
 from tests.contract.bus_suite import BusSuite, Recorder, note
 from tests.support.native import Kafka, free_port
+from tests.support.probe import PLUMBING, START, Probe, ValueSet, set_values
 
 ARRIVES_WITHIN_S = 40.0
+SHORT_SESSION_MS = 1_000
+
+
+def value_set(key: str, content: str, number: int) -> Message:
+    """A fact of the probe, as its relay would publish it."""
+    event = ValueSet(uscc=key, content=content)
+    envelope = Envelope(
+        id=f"0198a000-0000-7000-8000-{number:012d}",
+        source="/registry",
+        type=event.name,
+        subject=key,
+        time=START,
+        correlationid="c",
+        data=event.model_dump(mode="json"),
+    )
+    return Message("registry", partition_of(key), key, envelope.model_dump_json(exclude_none=True).encode())
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -82,6 +103,76 @@ class TestKafkaBus(BusSuite):
         self.run([Subscription("one", ("registry",), seen.receive)], use)
         assert list(dict.fromkeys(seen.values)) == ["a:1", "a:2", "a:3"]
 
+    def test_two_publishers_keep_the_order_of_a_key(self) -> None:
+        """Instances of a service that publish one after the other write to the same partition."""
+        seen = Recorder()
+
+        async def run() -> None:
+            async with (
+                self.opened([Subscription("one", ("registry",), seen.receive)]) as first,
+                self.opened([]) as second,
+            ):
+                for number in range(0, 20, 2):
+                    await first.publish([note("a", number)])
+                    await second.publish([note("a", number + 1)])
+                await arrived(seen, 20)
+
+        asyncio.run(run())
+        assert seen.values == [f"a:{number}" for number in range(20)]
+
+    def test_a_handler_slower_than_the_session_keeps_its_partitions(self) -> None:
+        """The client's heartbeats go on beside it, so nobody else gets its messages."""
+        slow, other = Recorder(), Recorder()
+        over, long_after = asyncio.Event(), 2.5 * SHORT_SESSION_MS / 1_000
+
+        async def receive(batch: Sequence[Message]) -> None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), long_after)
+            await slow.receive(batch)
+
+        async def run() -> None:
+            async with self.opened(
+                [Subscription("one", ("registry",), receive)], session_ms=SHORT_SESSION_MS
+            ) as first:
+                await first.publish([note("a", 1)])
+                await arrived(slow, 1)
+            async with self.opened([Subscription("one", ("registry",), other.receive)]) as second:
+                await second.publish([note("a", 2)])
+                await arrived(other, 1)
+
+        asyncio.run(run())
+        assert slow.tries == [["a:1"]]
+        assert other.values == ["a:2"]
+
+    def test_poison_is_parked_and_goes_on_when_it_is_sent_again(self, probe: Probe) -> None:
+        """Other keys pass at once; later messages of its key wait behind it, in order, also after a restart."""
+        told = [("a", "1"), ("b", "1"), ("a", "poison"), ("a", "3"), ("b", "3")]
+        healed = False
+
+        def keep(work: Work, received: Sequence[Received[ValueSet]]) -> None:
+            set_values(work, [heal(item) if healed else item for item in received])
+
+        def heal(item: Received[ValueSet]) -> Received[ValueSet]:
+            return replace(item, event=ValueSet(uscc=item.event.uscc, content=item.event.content[:1]))
+
+        def consumer() -> Consumer:
+            return Consumer("test", [on(ValueSet, keep)], PLUMBING, probe.committer.run)
+
+        async def play(messages: Sequence[Message]) -> None:
+            async with self.opened([Subscription("one", ("registry",), consumer().receive)]) as bus:
+                for message in messages:
+                    await bus.publish([message])
+                await self.eventually(lambda: bus.lag("one"), {"registry": 0})
+
+        asyncio.run(play([value_set(*fact, number) for number, fact in enumerate(told)]))
+        assert probe.contents() == {"a": "1", "b": "3"}
+        asyncio.run(play([value_set("a", "4", 9)]))
+        assert [row.subject for row in probe.rows(PLUMBING.parked)] == ["a"] * 3
+        healed = True
+        assert asyncio.run(consumer().redrive("registry", "a")) == 3
+        assert probe.contents() == {"a": "4", "b": "3"}
+        assert probe.rows(PLUMBING.parked) == []
+
     def test_a_bus_is_started_without_its_broker(self) -> None:
         """It says that it is not connected, and connects when the broker comes."""
         port = free_port()
@@ -100,9 +191,11 @@ class TestKafkaBus(BusSuite):
         asyncio.run(run())
 
     @asynccontextmanager
-    async def opened(self, subscriptions: Sequence[Subscription]) -> AsyncGenerator[KafkaBus]:
+    async def opened(
+        self, subscriptions: Sequence[Subscription], *, session_ms: int = SESSION_MS
+    ) -> AsyncGenerator[KafkaBus]:
         await create_topics(self.kafka.bootstrap, TOPICS, prefix=self.prefix)
-        bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix)
+        bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix, session_ms=session_ms)
         for subscription in subscriptions:
             bus.subscribe(subscription)
         await bus.start()
