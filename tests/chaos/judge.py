@@ -56,7 +56,8 @@ class Evidence:
 def judge(evidence: Evidence, console: Console) -> dict[str, Any]:
     """The figures; every finding is printed."""
     records = check.read_records(evidence.folder / story.RECORDS)
-    findings = check.check(records, check.read_ledger(evidence.folder / story.LEDGER))
+    rows = check.read_ledger(evidence.folder / story.LEDGER)
+    findings = check.check(records, rows)
     unknown = {uscc for uscc, _ in evidence.unknown}
     scripted = {unit["uscc"] for unit in records["units"] if unit["phone"] == "dropped"}
     excused = unknown & set(evidence.visited) & (set(evidence.harmed) | scripted)
@@ -66,6 +67,12 @@ def judge(evidence: Evidence, console: Console) -> dict[str, Any]:
     for uscc, stage in evidence.unknown:
         if uscc in excused:
             may_be.setdefault(uscc, set()).update(EXCUSED.get(stage.partition(":")[0], ()))
+    # A joint second message speaks of a unit whose first one the ledger does not show.
+    phones = {
+        unit[way] for unit in records["units"] if unit["uscc"] in excused for way in ("mobile", "openid")
+    }
+    joint = {f"row {row.seq}" for row in rows if row.recipient in phones}
+    findings = [f for f in findings if f.kind != "wrong count" or f.subject not in joint]
     findings = [
         f for f in findings if f.kind not in may_be.get(f.subject, ()) and not _under_way(f, evidence.stops)
     ]
