@@ -27,9 +27,11 @@ docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
 
 bench: .venv/tests ## speed beside peers on the same data; NAME=clocks, events, latency or register
+	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.bench.$(NAME)
 
-chaos: .venv/tests ## main: kill -9 through the story; herd: 50,000 clocks due on one day; NAME=…
+chaos: .venv/tests ## main: harm done through the story; herd: 50,000 clocks due on one day; NAME=…
+	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced

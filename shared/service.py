@@ -287,8 +287,13 @@ class Service(Generic[W]):
         if not self.core.committer.idle:
             return False, None
         self.core.wake()  # another process may have moved the clock, or committed something
-        if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
-            return False, None
+        if self.works and self.consumer is not None:
+            try:
+                waiting = await self.bus.lag(self.name)
+            except ConnectionError:
+                return False, None  # nobody knows what waits behind a broker that is away
+            if any(waiting.values()):
+                return False, None
         now = self.core.clock.now()
 
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:

@@ -549,6 +549,53 @@ def test_a_crash_of_the_carriers_adapter_is_an_unknown_outcome(tmp_path: Path) -
     play(tmp_path, story)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "settled"),
+    [
+        (Accepted("g"), "accepted"),
+        (NotSent("late"), "released"),
+        (REFUSED, "refused"),
+        (Unknown("cut"), "unknown"),
+    ],
+    ids=["accepted", "not sent", "refused", "unknown"],
+)
+def test_a_deliverer_that_comes_back_settles_what_was_given_up(
+    tmp_path: Path, outcome: Submission, settled: str
+) -> None:
+    """It was stopped for longer than its lease: what it knows for certain counts, and frees the phone."""
+
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        async with (
+            Desk.at_work(tmp_path, clock, gear=gear) as stopped,
+            Desk.at_work(tmp_path, clock, gear=gear) as desk,
+        ):
+            reached, goes_on = asyncio.Event(), asyncio.Event()
+
+            async def stand_still() -> None:
+                reached.set()
+                await goes_on.wait()
+
+            stopped.carrier.meanwhile, stopped.carrier.outcomes = stand_still, [outcome]
+            await due(stopped)
+            portion = asyncio.ensure_future(stopped.delivery.deliver())
+            await reached.wait()
+            await desk.deliver()  # gives it up
+            await due(desk, OTHER)
+            clock.move_to(at("2026-02-10", "10:30"))
+            await desk.deliver()
+            assert await desk.attempts() == ["unknown"]
+            goes_on.set()
+            await portion
+            assert await desk.attempts() == [settled]
+            assert desk.carrier.messages == []
+            clock.move_to(at("2026-02-10", "11:30"))
+            await desk.deliver()
+            assert bool(desk.carrier.messages) == (settled != "unknown")
+
+    asyncio.run(run())
+
+
 # -- the lead ends while an attempt is under way -------------------------------------------------------
 
 
@@ -869,10 +916,9 @@ def test_killed_between_attempt_and_outcome(tmp_path: Path) -> None:
             await desk.deliver()
             assert await desk.attempts() == ["unknown"]
             assert (desk.carrier.messages, desk.look.asked) == ([], [])
-            never.set()  # the dead process's own answer changes nothing any more
-            await portion
-            assert await desk.attempts() == ["unknown"]
             assert await desk.states() == [("queued", None)]
+            never.set()
+            await portion
 
     asyncio.run(run())
 
