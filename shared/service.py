@@ -48,7 +48,7 @@ from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
-from shared.storage.retention import add_partitions
+from shared.storage.retention import PARTITIONS_KEY, add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -158,7 +158,14 @@ class Core(Generic[W]):
             with self.database.read() as db:
                 return ask(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, ask_in_thread)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._readers, ask_in_thread)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server was restarted and all connections are stale; new ones are not.
+            return await loop.run_in_executor(self._readers, ask_in_thread)
 
     def fingerprint(self, request: bytes) -> str:
         """A keyed digest of a request, to tell whether a repeated key means the same one."""
@@ -359,9 +366,10 @@ class Service(Generic[W]):
         if due is None or due > now:
             return False
         lease = self._leases.get(duty.name)
-        if lease is not None and not await self.core.run(lease.take, urgent=True, keys=[lease.key]):
-            return False  # another process is at it
-        return await duty.step()
+        if lease is None or lease.is_fresh(self.core.clock.wall()):
+            return await duty.step()
+        mine = await self.core.run(lease.take, urgent=True, keys=[lease.key])
+        return mine and await duty.step()  # else another process is at it
 
     async def _seal(self) -> bool:
         """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
@@ -374,7 +382,9 @@ class Service(Generic[W]):
     async def _add_partitions(self) -> bool:
         """Makes the partitions of the coming days, so that each is there before its first row."""
         core = self.core
-        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        added = await core.run(
+            lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=[PARTITIONS_KEY]
+        )
         if added:
             log.info("partitions_added", service=self.name, names=added)
         return False
