@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -333,6 +334,9 @@ def test_bytes_without_a_line_break_take_no_memory() -> None:
 # -- files on disk ---------------------------------------------------------------------------------------
 
 
+NOON = datetime(2026, 2, 10, 12, tzinfo=UTC).timestamp()
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Files:
     return Files(tmp_path / "batches", KeyRing.create().cipher(Purpose.RECORDS))
@@ -368,7 +372,10 @@ def test_a_changed_or_swapped_file_does_not_open(files: Files, tmp_path: Path) -
 
 
 def test_an_abandoned_file_leaves_nothing(files: Files, tmp_path: Path) -> None:
-    """Finished or not; and at the start everything goes that no batch asks for."""
+    """Finished or not; and at the start everything old goes that no batch asks for.
+
+    A young one may be of a request that another process is just answering.
+    """
     receiving = files.receive("b1")
     receiving.add(b"x")
     receiving.abandon()
@@ -376,9 +383,12 @@ def test_an_abandoned_file_leaves_nothing(files: Files, tmp_path: Path) -> None:
     kept(files, b"x", "b3")
     unfinished = files.receive("b4")
     unfinished.add(b"x")
-    files.keep_only({"b2"})
+    kept(files, b"x", "b5")
+    for path in (tmp_path / "batches").iterdir():
+        os.utime(path, (NOON, NOON + (path.name == "b5")))
+    files.keep_only({"b2"}, before=datetime.fromtimestamp(NOON + 1, UTC))
     unfinished.abandon()
-    assert [path.name for path in (tmp_path / "batches").iterdir()] == ["b2"]
+    assert sorted(path.name for path in (tmp_path / "batches").iterdir()) == ["b2", "b5"]
     files.remove("b2")
     files.remove("b2")
 
