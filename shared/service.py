@@ -257,8 +257,13 @@ class Service(Generic[W]):
         await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
         try:
-            with contextlib.suppress(DBAPIError):  # what a lost database keeps is sealed at the next start
+            with contextlib.suppress(
+                DBAPIError
+            ):  # with a lost database: sealed at the next start, leases expire
                 if self.works:
+                    await self._relay.stop()
+                    for lease in self._leases.values():
+                        await self.core.run(lease.give_back, keys=[lease.key])
                     await self._seal()
         finally:
             await asyncio.to_thread(self.core.stop)
@@ -282,8 +287,13 @@ class Service(Generic[W]):
         if not self.core.committer.idle:
             return False, None
         self.core.wake()  # another process may have moved the clock, or committed something
-        if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
-            return False, None
+        if self.works and self.consumer is not None:
+            try:
+                waiting = await self.bus.lag(self.name)
+            except ConnectionError:
+                return False, None  # nobody knows what waits behind a broker that is away
+            if any(waiting.values()):
+                return False, None
         now = self.core.clock.now()
 
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:

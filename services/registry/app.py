@@ -44,7 +44,8 @@ def build(
     core = Core(settings, clock=clock, plumbing=PLUMBING, make_work=make_work)
 
     async def complete() -> bool:
-        # As a request among requests: what was asked before midnight and still waits commits before it.
+        # As a request among requests: what was asked of this process before midnight commits before it. What still
+        # waits in another one comes after it; should that be an enrolment, the last look holds the message.
         done: bool = await core.call(complete_live_days, None)
         return done
 

@@ -19,7 +19,7 @@ from shared.storage.lease import LEASE, Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
-BATCH = 500
+BATCH = 2_000
 
 
 class Relay:
@@ -57,6 +57,10 @@ class Relay:
         await self._bus.publish([message_of(self._source, row) for row in rows])
         await self._run(partial(self._move, rows), keys=[self._lease.key])
         return len(rows) == BATCH
+
+    async def stop(self) -> None:
+        """Lets another process publish at once."""
+        await self._run(self._lease.give_back, keys=[self._lease.key])
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox

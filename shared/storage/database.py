@@ -71,7 +71,7 @@ class Database:
         """One transaction: commits at the end of the block, rolls back on an error.
 
         Without `keys` no other transaction runs meanwhile, in whatever process. With `keys` (none is fine)
-        it touches only what belongs to them, or to keys that it locks later.
+        it touches only what belongs to them, or to rows that it locks itself.
         """
         with self._writer.connect() as db, db.begin():
             db.info[WRITES] = 0
@@ -154,7 +154,7 @@ def upsert(
     """Inserts rows, or sets the `update` columns where the key is there. Keys in `rows` are distinct."""
     if not rows:
         return
-    statement = _dialect_insert(db, table)
+    statement = dialect_insert(db, table)
     db.execute(
         statement.on_conflict_do_update(
             index_elements=list(key), set_={name: statement.excluded[name] for name in update}
@@ -169,12 +169,13 @@ def insert_new(
     """Inserts the rows whose key is not there yet and returns those keys. Keys in `rows` are distinct."""
     if not rows:
         return []
-    statement = _dialect_insert(db, table).on_conflict_do_nothing(index_elements=list(key))
+    statement = dialect_insert(db, table).on_conflict_do_nothing(index_elements=list(key))
     result = db.execute(statement.returning(*(table.c[name] for name in key)), list(rows))
     return [tuple(row) for row in result]
 
 
-def _dialect_insert(db: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+def dialect_insert(db: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT with the database's own ON CONFLICT."""
     return sqlite.insert(table) if db.dialect.name == "sqlite" else postgresql.insert(table)
 
 

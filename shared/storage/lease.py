@@ -1,7 +1,8 @@
 """A right that one process at a time holds: to publish a service's facts, or to do what must not be done twice.
 
 It expires by wall time, so that a dead or stopped holder loses it, and has an epoch, so that a holder that
-comes back sees that it went on.
+comes back sees that it went on. A lease keeps processes from the same work at the same time; it does not make
+that work right: each transaction reads again what it acts on.
 """
 
 from datetime import timedelta
@@ -37,14 +38,20 @@ class Lease:
             work.insert(table, [{"name": self._name, "epoch": 1, **fresh}])
             self._epoch = 1
         elif found.holder == self._holder and found.epoch == self._epoch:
-            if found.expires_at - work.wall < LEASE / 2:
-                work.db.execute(sa.update(table).where(mine).values(**fresh))
+            work.db.execute(sa.update(table).where(mine).values(**fresh))
         elif found.expires_at > work.wall and found.holder != self._holder:
             self._epoch = None
         else:
             self._epoch = int(found.epoch) + 1
             work.db.execute(sa.update(table).where(mine).values(epoch=self._epoch, **fresh))
         return self._epoch is not None
+
+    def give_back(self, work: Work) -> None:
+        """Lets another process have it at once, if it is still held."""
+        if self.is_held(work):
+            table = self._table
+            work.db.execute(sa.update(table).where(table.c.name == self._name).values(expires_at=work.wall))
+        self._epoch = None
 
     def is_held(self, work: Work) -> bool:
         """Whether nobody has taken it since."""

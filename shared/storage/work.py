@@ -1,6 +1,6 @@
 """One transaction of a service, and all that may be written in it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from shared.events.base import Event
 from shared.events.catalogue import PARTITIONS
 from shared.ids import new_event_ids
 from shared.storage.bulk import JsonText, insert_rows
-from shared.storage.database import KEYED, WRITES, lock_keys
+from shared.storage.database import KEYED, WRITES
 from shared.storage.tables import Plumbing
 
 
@@ -45,10 +45,6 @@ class Work:
     def writes(self) -> int:
         """How much was written so far; tells whether a refused command left something behind."""
         return int(self.db.info.get(WRITES, 0)) + len(self._outbox) + len(self._audit)
-
-    def lock(self, keys: Collection[str]) -> None:
-        """Keeps other processes away from these ordering keys until the end of this work."""
-        lock_keys(self.db, keys)
 
     def insert(self, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Inserts domain rows, all with the same columns, in one round trip."""

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from shared.storage.database import Database
 from shared.storage.lease import LEASE, Lease
+from shared.storage.work import Work
 from tests.support.native import Postgres, wait_until
 from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, value
 
@@ -154,3 +155,22 @@ def test_a_lease_is_one_process_s_until_it_expires(probe: Probe) -> None:
     assert not holds(one)
     assert not take(one)
     assert holds(two)
+
+
+def test_each_asking_renews_a_lease_and_giving_back_ends_it(probe: Probe) -> None:
+    """So a step begins with the whole time before it; and a process that stops keeps nobody waiting."""
+    one, two = Lease(PLUMBING, "duty", "one"), Lease(PLUMBING, "duty", "two")
+
+    def run(do: Callable[[Work], object]) -> object:
+        return asyncio.run(probe.committer.run(do, keys=[one.key]))
+
+    assert run(one.take)
+    probe.clock.advance(LEASE * 0.25)
+    assert run(one.take)
+    probe.clock.advance(LEASE * 0.9)
+    assert not run(two.take)
+    run(two.give_back)
+    assert not run(two.take)
+    run(one.give_back)
+    assert run(two.take)
+    assert not run(one.is_held)

@@ -114,6 +114,8 @@ class Story:
         due = self.second_due(unit, first, view)
         if due is None or at < due:
             return "early"
+        if self.complete_through(at, view) < day_of(due) - timedelta(days=1):
+            return "before the data is complete"
         # once the lead has ended, the first reminder has no second one, even if another lead opens
         ended = (self.lead_hindrance(unit, then, view) for then in _moments(unit, first.at, at))
         return next((why for why in ended if why), None) or self.hindrance(unit, at, view)
