@@ -50,7 +50,7 @@ from shared.storage import migrations
 from shared.storage.audit import read_head
 from shared.storage.audit import verify as verify_trail
 from shared.storage.database import Database, is_transient
-from shared.storage.retention import add_partitions, prune
+from shared.storage.retention import PARTITIONS_KEY, add_partitions, prune
 
 app = typer.Typer(
     help="应保尽保: finds who should be in social insurance and is not, tells them, and proves progress.",
@@ -286,7 +286,7 @@ def prune_events(
     for name, database in _databases(data).items():
         plumbing = TABLES[name].PLUMBING
         try:
-            with database.write(keys=()) as db:
+            with database.write(keys=[PARTITIONS_KEY]) as db:
                 add_partitions(db, plumbing, wall=wall)
             pruned = prune(database, plumbing, wall=wall, log_before=before)
         except DBAPIError as error:

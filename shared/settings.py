@@ -49,7 +49,10 @@ class ServiceSettings(BaseSettings):
         validation_alias="YINGBAO_KAFKA_PREFIX",
         description="Stands before the names of topics and consumer groups",
     )
-    data_dir: Path = Field(Path("var"), description="Folder for databases, keys and other files of the suite")
+    data_dir: Path = Field(
+        Path("var"),
+        description="Folder for databases, keys and other files of the suite; one for all processes of a service",
+    )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; without it a SQLite file in the data folder"
     )
