@@ -17,6 +17,7 @@ from shared.storage.database import insert_new, upsert
 PARTICIPATIONS = "participations"
 """The data set that the clocks wait for."""
 
+_STANDS = (VisitState.OPEN, VisitState.JOINED)
 _PENDING = (ClockState.RUNNING, ClockState.WAITING, ClockState.HELD, ClockState.SUSPENDED)
 
 
@@ -26,6 +27,7 @@ _Columns = Sequence[sa.ColumnElement[Any]]
 _UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
 _CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
 _LEAD_NAMES = [field.name for field in fields(Lead)]
+_VISIT = ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
 _LEAD: _Columns = [t.lead.c[name] for name in _LEAD_NAMES]
 
 
@@ -282,6 +284,26 @@ class Store:
         """One visit."""
         return self._db.execute(sa.select(t.visit).where(t.visit.c.id == id_).with_for_update()).first()
 
+    def standing_visits(self) -> list[Any]:
+        """The visits of the loaded leads that nobody has made yet, first asked first."""
+        leads = [lead["id"] for _, _, lead in self._loaded.values() if lead]
+        return list(
+            self._db.execute(
+                sa.select(
+                    t.visit.c["id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason"]
+                )
+                .where(among(self._db, t.visit.c.lead_id, leads), t.visit.c.state.in_(_STANDS))
+                .order_by(t.visit.c.seq)
+            )
+        )
+
+    def move_visit(self, id_: str, state: VisitState, *, now: datetime) -> None:
+        """Opens a visit that had joined another, or cancels one."""
+        closed_at = now if state is VisitState.CANCELLED else None
+        self._db.execute(
+            sa.update(t.visit).where(t.visit.c.id == id_).values(state=state, closed_at=closed_at)
+        )
+
     def close_visit(self, id_: str, *, result: str, note: str | None, now: datetime) -> None:
         """Writes down what a visit found."""
         self._db.execute(
@@ -292,17 +314,18 @@ class Store:
 
     def cancel_visits(self, episodes: Collection[tuple[str, int]], *, now: datetime) -> None:
         """Nobody has to look in for these episodes of leads any more."""
-        ended = (t.visit.c.lead_id == sa.bindparam("ended_lead")) & (
-            t.visit.c.episode == sa.bindparam("ended_episode")
-        )
         rows = [{"ended_lead": lead, "ended_episode": episode} for lead, episode in sorted(episodes)]
         if rows:
-            self._db.execute(_cancelled(ended, now), rows)
-
-    def cancel_visits_for(self, notice_ids: Collection[str], *, now: datetime) -> None:
-        """These notices reached somebody after all."""
-        if notice_ids:
-            self._db.execute(_cancelled(t.visit.c.notice_id.in_(notice_ids), now))
+            self._db.execute(
+                sa.update(t.visit)
+                .where(
+                    t.visit.c.lead_id == sa.bindparam("ended_lead"),
+                    t.visit.c.episode == sa.bindparam("ended_episode"),
+                    t.visit.c.state.in_(_STANDS),
+                )
+                .values(state=VisitState.CANCELLED, closed_at=now),
+                rows,
+            )
 
     # -- exemptions --------------------------------------------------------------------------------
 
@@ -534,15 +557,14 @@ def list_visits(
     after: int,
     limit: int,
 ) -> list[Any]:
-    """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more."""
+    """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more.
+
+    One that joined another is the same walk: it is there only where its state is asked for.
+    """
+    towns = {where for where in (asked_town, town) if where is not None}
     wanted = [
-        column == value
-        for column, value in (
-            (t.visit.c.town, asked_town),
-            (t.visit.c.town, town),
-            (t.visit.c.state, state),
-        )
-        if value is not None
+        t.visit.c.state == state if state else t.visit.c.state != VisitState.JOINED,
+        *(t.visit.c.town == where for where in towns),
     ]
     return list(
         db.execute(
@@ -657,14 +679,6 @@ def _leads() -> sa.Select[Any]:
 
 def _in_town(town: str | None) -> list[sa.ColumnElement[bool]]:
     return [] if town is None else [t.unit.c.town == town]
-
-
-def _cancelled(which: sa.ColumnElement[bool], now: datetime) -> sa.Update:
-    return (
-        sa.update(t.visit)
-        .where(which, t.visit.c.state == VisitState.OPEN)
-        .values(state=VisitState.CANCELLED, closed_at=now)
-    )
 
 
 def _days(texts: Iterable[str]) -> frozenset[date]:

@@ -25,7 +25,7 @@ from shared.messaging.bus import partition_of
 from shared.messaging.in_process import InProcessBus
 from shared.service import Duty
 from tests.support.cutting import message
-from tests.support.matching import LEAD, USCC, at, handed_over, registered, started, unreached
+from tests.support.matching import LEAD, USCC, at, delivered, handed_over, registered, started, unreached
 
 OTHER = "91371082MA3XTE5T9N"
 
@@ -250,13 +250,19 @@ def test_a_town_sees_and_touches_its_own_rows_only(tmp_path: Path) -> None:
 
 
 def test_visits_are_listed_for_their_town(tmp_path: Path) -> None:
-    """With the notice that reached nobody, and how the lead stands."""
+    """With the notice that reached nobody, and how the lead stands; what joined a visit is the same walk."""
 
     async def story(suite: Suite, client: httpx.AsyncClient) -> None:
         await suite.open_lead()
-        await suite.tell(unreached(), unreached(notice_id="notice-2"))
+        await suite.tell(
+            unreached(), delivered(), unreached(notice_id="notice-2"), unreached(notice_id="notice-3")
+        )
+        everything = await items(client, "/v1/visits")
+        assert [visit["state"] for visit in everything] == ["cancelled", "open"]
+        joined = await items(client, "/v1/visits", params={"state": "joined"})
+        assert [visit["notice_id"] for visit in joined] == ["notice-3"]
         visits = await items(client, "/v1/visits", params={"town": "寻山街道", "state": "open"})
-        assert [visit["notice_id"] for visit in visits] == ["notice-1", "notice-2"]
+        assert [visit["notice_id"] for visit in visits] == ["notice-2"]
         assert (visits[0]["reason"], visits[0]["lead_state"]) == ("silent", "open")
         first = (await client.get("/v1/visits", params={"limit": 1})).json()
         rest = await items(client, "/v1/visits", params={"cursor": first["next_cursor"]})
