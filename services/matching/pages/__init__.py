@@ -35,7 +35,7 @@ HOLDS: Final = {
     Hold.PAUSED: Words("人工暂停", "paused by an official"),
     Hold.VISITED: Words("走访情况待经办人员核定", "an official has to decide after a visit"),
     Hold.CODE: Words("统一社会信用代码待核实", "code to be confirmed"),
-    Hold.DISPUTED: Words("单位提出异议", "disputed"),
+    Hold.DISPUTED: Words("报送数据有误，待部门更正", "a row sent about it was rejected"),
     Hold.PARKED: Words("该单位有消息处理失败，待运维重放", "a message about the unit is parked"),
     Hold.SUSPENDED: Words("歇业", "out of business for a while"),
     STOCK: Words("存量，待人工分批放行", "stock, to be released in portions"),

@@ -55,7 +55,7 @@ _REASONS: Final = {
     "paused": "人工暂停",
     "visited": "走访情况待核定",
     "code": "统一社会信用代码待核实",
-    "disputed": "单位提出异议",
+    "disputed": "报送数据有误，待部门更正",
     "suspended": "歇业",
     "parked": "该单位有消息处理失败",
     "parked_here": "该单位有消息处理失败",
