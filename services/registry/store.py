@@ -342,6 +342,16 @@ class Store:
         rows = self._db.execute(sa.select(BATCH.c.state, sa.func.count()).group_by(BATCH.c.state))
         return {(state,): number for state, number in rows}
 
+    def batch_page(
+        self, department: str | None, *, dataset: str | None, before: str | None, limit: int
+    ) -> list[Any]:
+        """Batches of a department, the newest first, those older than an id."""
+        wanted = [BATCH.c.department == department]
+        wanted += [BATCH.c.dataset == dataset] if dataset is not None else []
+        wanted += [BATCH.c.id < before] if before is not None else []
+        found = sa.select(BATCH).where(*wanted).order_by(BATCH.c.id.desc()).limit(limit)
+        return list(self._db.execute(found))
+
     def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
         rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time
         return [
