@@ -27,7 +27,9 @@ _Columns = Sequence[sa.ColumnElement[Any]]
 _UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
 _CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
 _LEAD_NAMES = [field.name for field in fields(Lead)]
-_VISIT = ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
+_VISIT: _Columns = [
+    t.visit.c[name] for name in ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
+]
 _LEAD: _Columns = [t.lead.c[name] for name in _LEAD_NAMES]
 
 
@@ -289,9 +291,7 @@ class Store:
         leads = [lead["id"] for _, _, lead in self._loaded.values() if lead]
         return list(
             self._db.execute(
-                sa.select(
-                    t.visit.c["id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason"]
-                )
+                sa.select(*_VISIT)
                 .where(among(self._db, t.visit.c.lead_id, leads), t.visit.c.state.in_(_STANDS))
                 .order_by(t.visit.c.seq)
             )
@@ -556,6 +556,7 @@ def list_visits(
     town: str | None,
     after: int,
     limit: int,
+    uscc: str | None = None,
 ) -> list[Any]:
     """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more.
 
@@ -565,6 +566,7 @@ def list_visits(
     wanted = [
         t.visit.c.state == state if state else t.visit.c.state != VisitState.JOINED,
         *(t.visit.c.town == where for where in towns),
+        *([] if uscc is None else [t.visit.c.uscc == uscc]),
     ]
     return list(
         db.execute(

@@ -268,6 +268,7 @@ def test_visits_are_listed_for_their_town(tmp_path: Path) -> None:
         rest = await items(client, "/v1/visits", params={"cursor": first["next_cursor"]})
         assert [visit["notice_id"] for visit in rest] == ["notice-2"]
         assert await items(client, "/v1/visits", params={"state": "done"}) == []
+        assert [len(await items(client, "/v1/visits", params={"uscc": u})) for u in (USCC, OTHER)] == [2, 0]
 
     run(tmp_path, story)
 
@@ -412,6 +413,26 @@ def test_the_stock_is_counted_and_released_by_town(tmp_path: Path) -> None:
         client.headers.update(suite.headers())
         towns = (await client.get("/v1/stock")).json()["towns"]
         assert {town["town"]: town["count"] for town in towns} == {"寻山街道": 1, "崖头街道": 1}
+
+    run(tmp_path, story)
+
+
+def test_a_town_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    """A typing error is no empty list; the same for the state of a visit."""
+
+    async def story(_: Suite, client: httpx.AsyncClient) -> None:
+        asked = [
+            (await client.get(path, params={"town": "寻山"}), "/query/town")
+            for path in ("/v1/leads", "/v1/visits", "/v1/funnel")
+        ]
+        asked.append((await client.post("/v1/stock/release", json={"count": 1, "town": "寻山"}), "/town"))
+        for answer, pointer in asked:
+            (error,) = answer.json()["errors"]
+            assert (answer.status_code, error["pointer"], error["code"]) == (422, pointer, "unknown_town")
+            assert "寻山街道" in error["zh"]
+        (error,) = (await client.get("/v1/visits", params={"state": "closed"})).json()["errors"]
+        assert error["pointer"] == "/query/state"
+        assert "joined" in error["en"]
 
     run(tmp_path, story)
 
