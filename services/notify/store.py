@@ -328,10 +328,31 @@ class Store:
             )
         )
 
-    def newest_attempts(self, limit: int) -> list[Any]:
-        """Rows of the newest attempts, the newest first."""
+    def newest_of_each_kind(self, among_newest: int) -> list[Any]:
+        """Rows of attempts, the newest first: the newest by WeChat, joint SMS, correction and reminder by SMS.
+
+        Only so many of the newest are looked through.
+        """
         order = attempt.c.opened_at.desc(), attempt.c.reference
-        return list(self._db.execute(sa.select(attempt).order_by(*order).limit(limit)))
+        newest = sa.select(attempt.c.reference).order_by(*order).limit(among_newest)
+        kind = sa.case(
+            (attempt.c.channel == Channel.WECHAT, "wechat"),
+            (sa.func.count() > 1, "joint"),
+            (sa.func.min(notice.c.stage).like(f"{CORRECTION}%"), CORRECTION),
+            else_="reminder",
+        )
+        found = self._db.execute(
+            sa.select(attempt, kind.label("kind"))
+            .join(attempt_notice, attempt_notice.c.reference == attempt.c.reference)
+            .join(notice, notice.c.id == attempt_notice.c.notice_id)
+            .where(attempt.c.reference.in_(newest))
+            .group_by(attempt.c.reference)
+            .order_by(*order)
+        )
+        kinds: dict[str, Any] = {}
+        for row in found:
+            kinds.setdefault(row.kind, row)
+        return list(kinds.values())
 
     def open_attempts(self) -> list[str]:
         """References of attempts that are open."""

@@ -303,6 +303,16 @@ def test_verify_fails_on_a_break_and_on_a_cut_tail(tmp_path: Path) -> None:
     assert (code, noted in output) == (1, True)
 
 
+def test_verify_looks_where_the_demo_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `token`; where nothing is, it says which folders there are."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["audit", "verify"])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "no database in var/demo" in said
+    assert "serve: var/data" in said
+
+
 def test_verify_refuses_a_folder_without_databases(tmp_path: Path) -> None:
     """It makes no empty ones there."""
     assert run_verify(tmp_path)[0] == 1

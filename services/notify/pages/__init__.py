@@ -15,8 +15,8 @@ from shared.clock import start_of, today
 from shared.pages import SHOWN, ListPage, Pages, Templates, Words, code_words
 from shared.privacy import mask_mobile
 
-MESSAGES: Final = 4
-"""Messages on the first page."""
+MESSAGES: Final = 1000
+"""Among so many of the newest messages the first page looks for the newest of each kind."""
 
 STATES: Final = {
     NoticeState.QUEUED: Words("排队待发", "queued"),
@@ -108,7 +108,7 @@ def pages(tools: Tools) -> Pages:
             "fragment.html",
             base=base,
             states=[(state, words, counts.get(state, 0)) for state, words in STATES.items()],
-            bubbles=[_bubble(row, store, tools) for row in store.newest_attempts(MESSAGES)],
+            bubbles=[_bubble(row, store, tools) for row in store.newest_of_each_kind(MESSAGES)],
             brakes=[
                 (CHANNELS[channel], BRAKE[one.state], one, submitted[channel])
                 for channel, one in store.brakes().items()
