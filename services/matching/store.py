@@ -557,6 +557,7 @@ def list_visits(
     after: int,
     limit: int,
     uscc: str | None = None,
+    skip: int = 0,
 ) -> list[Any]:
     """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more.
 
@@ -576,26 +577,28 @@ def list_visits(
             .where(t.visit.c.seq > after, *wanted)
             .order_by(t.visit.c.seq)
             .limit(limit + 1)
+            .offset(skip)
         )
     )
 
 
-def leads_alike(db: sa.Connection, alike: Sequence[Any], limit: int) -> list[Any]:
+def leads_alike(db: sa.Connection, alike: Sequence[Any], limit: int, *, skip: int) -> list[Any]:
     """Leads that stand as one of these rows of `count_leads`, the earliest deadline first."""
     groups = [
         sa.and_(*(t.lead.c[name].is_not_distinct_from(getattr(row, name)) for name in _ALIKE))
         for row in alike
     ]
-    return _first_leads(db, sa.or_(sa.false(), *groups), limit)
+    return _first_leads(db, sa.or_(sa.false(), *groups), limit, skip)
 
 
-def overdue_leads(db: sa.Connection, day: date, limit: int) -> list[Any]:
+def overdue_leads(db: sa.Connection, day: date, limit: int, *, skip: int) -> list[Any]:
     """The leads of `count_overdue`, the earliest deadline first."""
-    return _first_leads(db, (t.lead.c.state != LeadState.ENDED) & (t.lead.c.next_on < day), limit)
+    return _first_leads(db, (t.lead.c.state != LeadState.ENDED) & (t.lead.c.next_on < day), limit, skip)
 
 
-def _first_leads(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Any]:
-    return list(db.execute(_leads().where(where).order_by(t.lead.c.deadline, t.lead.c.id).limit(limit)))
+def _first_leads(db: sa.Connection, where: sa.ColumnElement[bool], limit: int, skip: int) -> list[Any]:
+    ordered = _leads().where(where).order_by(t.lead.c.deadline, t.lead.c.id)
+    return list(db.execute(ordered.limit(limit).offset(skip)))
 
 
 def count_held(db: sa.Connection) -> list[Any]:
@@ -636,20 +639,26 @@ def count_standing(db: sa.Connection) -> list[Any]:
     )
 
 
-def standing_clocks(db: sa.Connection, state: str, reason: str | None, limit: int) -> tuple[int, list[Any]]:
+def standing_clocks(
+    db: sa.Connection, state: str, reason: str | None, limit: int, *, skip: int
+) -> tuple[int, list[Any]]:
     """How many clocks stand so, and the first of them."""
     return _first_clocks(
-        db, (t.clock.c.state == state) & t.clock.c.reason.is_not_distinct_from(reason), limit
+        db, (t.clock.c.state == state) & t.clock.c.reason.is_not_distinct_from(reason), limit, skip
     )
 
 
-def clocks_ending(db: sa.Connection, first: date, last: date, limit: int) -> tuple[int, list[Any]]:
+def clocks_ending(
+    db: sa.Connection, first: date, last: date, limit: int, *, skip: int = 0
+) -> tuple[int, list[Any]]:
     """How many clocks run out on these days, and the first of them."""
     ends = (t.clock.c.state == ClockState.RUNNING) & t.clock.c.deadline.between(first, last)
-    return _first_clocks(db, ends, limit)
+    return _first_clocks(db, ends, limit, skip)
 
 
-def _first_clocks(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> tuple[int, list[Any]]:
+def _first_clocks(
+    db: sa.Connection, where: sa.ColumnElement[bool], limit: int, skip: int
+) -> tuple[int, list[Any]]:
     total = db.scalar(sa.select(sa.func.count()).select_from(_CLOCKS).where(where)) or 0
     rows = db.execute(
         sa.select(t.clock, t.unit.c.name.label("unit_name"), t.unit.c.town)
@@ -657,15 +666,17 @@ def _first_clocks(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) 
         .where(where)
         .order_by(t.clock.c.deadline, t.clock.c.uscc)
         .limit(limit)
+        .offset(skip)
     )
     return total, list(rows)
 
 
-def open_visits(db: sa.Connection, limit: int) -> tuple[int, list[Any]]:
+def open_visits(db: sa.Connection, limit: int, *, skip: int = 0) -> tuple[int, list[Any]]:
     """How many visits are open, and the first of them."""
     state = VisitState.OPEN.value
     total = db.scalar(sa.select(sa.func.count()).select_from(t.visit).where(t.visit.c.state == state)) or 0
-    return total, list_visits(db, asked_town=None, state=state, town=None, after=0, limit=limit)[:limit]
+    found = list_visits(db, asked_town=None, state=state, town=None, after=0, limit=limit, skip=skip)
+    return total, found[:limit]
 
 
 _CLOCKS = t.clock.join(t.unit, t.unit.c.uscc == t.clock.c.uscc)

@@ -183,12 +183,14 @@ class Store:
         return self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(*waiting)) or 0
 
     def _notices(
-        self, *where: sa.ColumnElement[bool], order: Sequence[Any] = (), limit: int | None = None
+        self,
+        *where: sa.ColumnElement[bool],
+        order: Sequence[Any] = (),
+        limit: int | None = None,
+        skip: int | None = None,
     ) -> list[Notice]:
-        return [
-            _notice(row)
-            for row in self._db.execute(sa.select(notice).where(*where).order_by(*order).limit(limit))
-        ]
+        found = sa.select(notice).where(*where).order_by(*order).limit(limit).offset(skip)
+        return [_notice(row) for row in self._db.execute(found)]
 
     def count_by_state(self) -> dict[NoticeState, int]:
         """How many notices stand in each state; a state without any is not in it."""
@@ -207,10 +209,10 @@ class Store:
             self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(notice.c.due_at <= now)) or 0
         )
 
-    def newest(self, state: NoticeState, limit: int) -> list[Notice]:
-        """Notices in a state, the newest first."""
+    def newest(self, state: NoticeState, limit: int, *, skip: int) -> list[Notice]:
+        """Notices in a state, the newest first, without so many of the first."""
         order = notice.c.created_at.desc(), notice.c.id
-        return self._notices(notice.c.state == state, order=order, limit=limit)
+        return self._notices(notice.c.state == state, order=order, limit=limit, skip=skip)
 
     # -- contacts ----------------------------------------------------------------------------------
 

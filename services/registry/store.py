@@ -84,8 +84,9 @@ class Store:
         after: str,
         limit: int,
         today: date,
+        skip: int = 0,
     ) -> list[Unit]:
-        """Units behind the code `after`, by code.
+        """Units behind the code `after`, by code, without so many of the first.
 
         Of all these towns (none given: of any), by part of the name or beginning of the code, and by whether
         anybody is insured through them as an employer today.
@@ -97,7 +98,7 @@ class Store:
             )
         if insured is not None:
             where.append(_insures(today) if insured else ~_insures(today))
-        return self._units(*where, limit=limit)
+        return self._units(*where, limit=limit, skip=skip)
 
     def units_with_contacts(self, usccs: Collection[str], *, after: str, limit: int) -> list[Unit]:
         """Those of the named units (none named: of all) that ever had contacts, behind `after`, by code."""
@@ -109,8 +110,10 @@ class Store:
         where = [] if insured is None else [_insures(today) if insured else ~_insures(today)]
         return self._db.scalar(sa.select(sa.func.count()).select_from(UNIT).where(*where)) or 0
 
-    def _units(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Unit]:
-        rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit))
+    def _units(
+        self, *where: sa.ColumnElement[bool], limit: int | None = None, skip: int | None = None
+    ) -> list[Unit]:
+        rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit).offset(skip))
         return [
             Unit(**{**row._mapping, "kind": UnitKind(row.kind), "status": UnitStatus(row.status)})
             for row in rows

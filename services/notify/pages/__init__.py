@@ -70,6 +70,7 @@ _REASONS: Final = {
 
 _COLUMNS: Final = (
     Words("单位", "unit"),
+    Words("统一社会信用代码", "code"),
     Words("镇街", "town"),
     Words("阶段", "stage"),
     Words("建立时间", "created"),
@@ -116,14 +117,14 @@ def pages(tools: Tools) -> Pages:
             hours=tools.rules.hours,
         )
 
-    def listing(db: sa.Connection, _now: datetime, name: str) -> ListPage | None:
+    def listing(db: sa.Connection, _now: datetime, name: str, skip: int) -> ListPage | None:
         if name not in set(NoticeState):
             return None
         store, state = Store(db, tools.rules), NoticeState(name)
         return ListPage(
             STATES[state],
             _COLUMNS,
-            [_cells(notice) for notice in store.newest(state, SHOWN)],
+            [_cells(notice) for notice in store.newest(state, SHOWN, skip=skip)],
             store.count_by_state().get(state, 0),
             f"/notify/v1/notices?state={state}",
             _NONE,
@@ -160,6 +161,7 @@ def _cells(notice: Notice) -> tuple[Any, ...]:
     why = [Words(_REASONS.get(reason, reason), reason.replace("_", " ")) for reason in reasons]
     return (
         notice.facts.unit_name,
+        notice.uscc,
         notice.facts.town,
         code_words(_STAGES, notice.wording[1]),
         notice.created_at,
