@@ -335,7 +335,7 @@ def rebuild_events(
 
 @audit.command()
 def verify(
-    data: Data = Path("var/data"),
+    data: Data = Path("var/demo"),
     expect: Annotated[
         list[str] | None, typer.Option(help="Hash of a block, as logged earlier; may be given several times.")
     ] = None,
@@ -394,7 +394,9 @@ def _databases(data: Path) -> dict[str, Database]:
     settings = [cls(data_dir=data) for cls in SETTINGS]
     for its in settings:
         if its.database_url is None and not (data / f"{its.service}.db").exists():
-            _fail(f"{its.service}: no database in {data}; give the folder with --data")
+            _fail(
+                f"{its.service}: no database in {data}; give the folder with --data (demo: var/demo, serve: var/data)"
+            )
     return {its.service: Database(its.database) for its in settings}
 
 

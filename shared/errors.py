@@ -14,11 +14,11 @@ class FieldError:
     en: str
 
 
-def not_one_of(pointer: str, allowed: Iterable[str]) -> FieldError:
+def not_one_of(pointer: str, allowed: Iterable[str], *, code: str = "not_allowed") -> FieldError:
     """A field that takes a few values, and has another one."""
     values = list(allowed)
     return FieldError(
-        pointer, "not_allowed", f"取值须为 {'、'.join(values)} 之一", f"must be one of {', '.join(values)}"
+        pointer, code, f"取值须为 {'、'.join(values)} 之一", f"must be one of {', '.join(values)}"
     )
 
 

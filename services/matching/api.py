@@ -1,5 +1,6 @@
 """The HTTP routes of matching."""
 
+from collections.abc import Collection
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -19,6 +20,7 @@ from services.matching.commands import (
 )
 from services.matching.domain import Action, Case, LeadState, Rule
 from services.matching.funnel import Check, count_places
+from services.matching.ladder import VisitState
 from services.matching.schemas import (
     CheckOut,
     ClockOut,
@@ -39,7 +41,7 @@ from services.matching.schemas import (
 )
 from services.matching.work import MatchingWork
 from shared.clock import today
-from shared.errors import FieldError, not_found, unprocessable
+from shared.errors import FieldError, not_found, not_one_of, unprocessable
 from shared.http import (
     Caller,
     Cursor,
@@ -61,15 +63,20 @@ Who = Annotated[Caller, Depends(caller)]
 Word = Annotated[str | None, Query(max_length=64)]
 
 
-def routes(rule: Rule) -> APIRouter:
-    """The routes, answering for this rule. Who acts for a town sees only its rows."""
+def routes(rule: Rule, towns: Collection[str]) -> APIRouter:
+    """The routes, answering for this rule and these towns. Who acts for a town sees only its rows."""
     router = APIRouter(route_class=StrictRoute)
     _rules_and_clocks(router, rule)
-    _leads(router, rule)
-    _visits(router)
+    _leads(router, rule, towns)
+    _visits(router, towns)
     _exemptions(router)
-    _stock(router)
+    _stock(router, towns)
     return router
+
+
+def _check_town(town: str | None, towns: Collection[str], pointer: str = "/query/town") -> None:
+    if town is not None and town not in towns:
+        raise unprocessable([not_one_of(pointer, towns, code="unknown_town")])
 
 
 def _rules_and_clocks(router: APIRouter, rule: Rule) -> None:
@@ -91,7 +98,7 @@ def _rules_and_clocks(router: APIRouter, rule: Rule) -> None:
         return Page[ClockOut](items=await _core(request).read(ask), next_cursor=None)
 
 
-def _leads(router: APIRouter, rule: Rule) -> None:
+def _leads(router: APIRouter, rule: Rule, towns: Collection[str]) -> None:
     # `rule` below is the filter; the funnel needs the rule itself.
     ladder = rule.ladder
 
@@ -108,6 +115,7 @@ def _leads(router: APIRouter, rule: Rule) -> None:
         limit: Limit = 50,
     ) -> Page[LeadOut]:
         """Leads by id."""
+        _check_town(town, towns)
         (after,) = decode_cursor(cursor, str) if cursor else ("",)
         filters = {"rule": rule, "uscc": uscc, "town": town, "state": state}
         rows = await _core(request).read(
@@ -147,6 +155,7 @@ def _leads(router: APIRouter, rule: Rule) -> None:
     async def get_funnel(request: Request, who: Who, *, town: Word = None) -> FunnelOut:
         """How many leads are in each place of the funnel, and the newest daily check."""
         core = _core(request)
+        _check_town(town, towns)
         if town is not None and who.town not in (None, town):
             raise not_found("不属于您的镇街", "It is not your town")
         day = today(core.clock.now())
@@ -165,22 +174,24 @@ def _leads(router: APIRouter, rule: Rule) -> None:
         return await core.read(ask)
 
 
-def _visits(router: APIRouter) -> None:
+def _visits(router: APIRouter, towns: Collection[str]) -> None:
     @router.get("/v1/visits", dependencies=[access("visits:read")], tags=["visits"])
     async def get_visits(
         request: Request,
         who: Who,
         *,
+        uscc: Word = None,
         town: Word = None,
-        state: Word = None,
+        state: VisitState | None = None,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Page[VisitOut]:
         """Visits that towns are asked for, oldest first."""
+        _check_town(town, towns)
         (after,) = decode_cursor(cursor, int) if cursor else (0,)
         rows = await _core(request).read(
             lambda db: store.list_visits(
-                db, asked_town=town, state=state, town=who.town, after=after, limit=limit
+                db, asked_town=town, state=state, town=who.town, after=after, limit=limit, uscc=uscc
             )
         )
         shown = page(rows, limit, lambda row: [row.seq])
@@ -214,7 +225,7 @@ def _exemptions(router: APIRouter) -> None:
         return await answer(request, grant_exemption, item, _exemption_answer)
 
 
-def _stock(router: APIRouter) -> None:
+def _stock(router: APIRouter, towns: Collection[str]) -> None:
     @router.get("/v1/stock", dependencies=[access("leads:read")], tags=["stock"])
     async def get_stock(request: Request, who: Who) -> StockOut:
         """How many units wait in the stock, since when, and where."""
@@ -223,8 +234,9 @@ def _stock(router: APIRouter) -> None:
     @router.post("/v1/stock/release", dependencies=[access("leads:write")], tags=["stock"])
     async def post_release(request: Request, who: Who, body: StockRelease) -> Response:
         """Lets the oldest of the stock go on; a lead opens where the facts still ask for one."""
-        towns = tuple(sorted({town for town in (body.town, who.town) if town is not None}))
-        item = ReleaseStock(body.count, towns, who.cause)
+        _check_town(body.town, towns, "/town")
+        within = tuple(sorted({town for town in (body.town, who.town) if town is not None}))
+        item = ReleaseStock(body.count, within, who.cause)
         return await answer(request, release_stock, item, _released_answer)
 
 

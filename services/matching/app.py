@@ -16,7 +16,7 @@ from services.matching.domain import STOCK, ClockState, LeadState, Rule
 from services.matching.funnel import Check, check_funnel, count_places, next_check
 from services.matching.handlers import SUBSCRIPTIONS, freeze, thaw
 from services.matching.pages import pages
-from services.matching.settings import MatchingSettings, read_rule
+from services.matching.settings import MatchingSettings, read_rule, read_towns
 from services.matching.store import next_advance, next_look
 from services.matching.tables import PLUMBING
 from services.matching.work import MatchingWork
@@ -63,7 +63,7 @@ def build(
         core,
         bus,
         card=matching.__doc__ or "",
-        routers=[routes(rule)],
+        routers=[routes(rule, read_towns(folder))],
         pages=pages(rule),
         migrations=Path(__file__).parent / "migrations",
         reactions=SUBSCRIPTIONS,

@@ -206,7 +206,6 @@ def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChang
 def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]) -> None:
     """Keeps what became of each notice; the ladder goes on from there. Whom none reached, the town visits."""
     cases = work.cases(item.event.uscc for item in received if item.event.lead_id is not None)
-    arrived: set[str] = set()
     unreached = [item.event.notice_id for item in received if isinstance(item.event, NoticeUnreached)]
     visited = work.store.visited_for(unreached) if unreached else set()
     for item in received:
@@ -230,9 +229,8 @@ def follow_notices(work: MatchingWork, received: Sequence[Received[NoticeFacts]]
                 notice_id=event.notice_id,
             )
         if isinstance(event, NoticeDelivered):
-            arrived.add(event.notice_id)
+            work.notice_arrived(lead.id, event.episode, event.notice_id, item.cause)
     work.save(cases)
-    work.store.cancel_visits_for(arrived, now=work.now)
 
 
 def _hear(work: MatchingWork, case: Case, lead: Lead, item: Received[NoticeFacts], word: Word) -> None:

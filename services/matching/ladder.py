@@ -52,9 +52,13 @@ class NextStep(StrEnum):
 
 
 class VisitState(StrEnum):
-    """`cancelled`: the lead ended, or the notice arrived after all, before anybody looked in."""
+    """`joined`: asked for while another visit of the episode was open, which answers this one too.
+
+    `cancelled`: the lead ended, or the notice arrived after all, before anybody looked in.
+    """
 
     OPEN = "open"
+    JOINED = "joined"
     DONE = "done"
     CANCELLED = "cancelled"
 

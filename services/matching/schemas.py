@@ -168,6 +168,7 @@ class VisitOut(Row):
     """A task for a town: look in. `lead_state` is the lead's today.
 
     `reason` says why the notice reached nobody, or which stage of the ladder asks; then there is no notice.
+    What asks while a visit of the lead is open joins it: `state=joined` lists those.
     """
 
     id: str

@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.matching.domain import Rule
 from services.matching.ladder import Evidence, Ladder, Stage
-from shared.documents import Document, DocumentError, read_toml
+from shared.documents import Document, DocumentError, read_csv, read_toml
 from shared.settings import ServiceSettings
 
 
@@ -56,6 +56,11 @@ def read_rule(pack: Path, *, late_registration_wait_s: float | None = None) -> R
         exemption_longest_months=rule.need("exemption_longest_months", int),
         late_registration_wait=timedelta(seconds=wait),
     )
+
+
+def read_towns(pack: Path) -> tuple[str, ...]:
+    """The towns of a city pack (`towns.csv`), in its order."""
+    return tuple(row["name"] for row in read_csv(pack / "towns.csv", ["name"]))
 
 
 def _stage(part: Document) -> Stage:

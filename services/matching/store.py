@@ -17,6 +17,7 @@ from shared.storage.database import insert_new, upsert
 PARTICIPATIONS = "participations"
 """The data set that the clocks wait for."""
 
+_STANDS = (VisitState.OPEN, VisitState.JOINED)
 _PENDING = (ClockState.RUNNING, ClockState.WAITING, ClockState.HELD, ClockState.SUSPENDED)
 
 
@@ -26,6 +27,9 @@ _Columns = Sequence[sa.ColumnElement[Any]]
 _UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
 _CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
 _LEAD_NAMES = [field.name for field in fields(Lead)]
+_VISIT: _Columns = [
+    t.visit.c[name] for name in ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
+]
 _LEAD: _Columns = [t.lead.c[name] for name in _LEAD_NAMES]
 
 
@@ -285,6 +289,24 @@ class Store:
         """One visit."""
         return self._db.execute(sa.select(t.visit).where(t.visit.c.id == id_).with_for_update()).first()
 
+    def standing_visits(self) -> list[Any]:
+        """The visits of the loaded leads that nobody has made yet, first asked first."""
+        leads = [lead["id"] for _, _, lead in self._loaded.values() if lead]
+        return list(
+            self._db.execute(
+                sa.select(*_VISIT)
+                .where(among(self._db, t.visit.c.lead_id, leads), t.visit.c.state.in_(_STANDS))
+                .order_by(t.visit.c.seq)
+            )
+        )
+
+    def move_visit(self, id_: str, state: VisitState, *, now: datetime) -> None:
+        """Opens a visit that had joined another, or cancels one."""
+        closed_at = now if state is VisitState.CANCELLED else None
+        self._db.execute(
+            sa.update(t.visit).where(t.visit.c.id == id_).values(state=state, closed_at=closed_at)
+        )
+
     def close_visit(self, id_: str, *, result: str, note: str | None, now: datetime) -> None:
         """Writes down what a visit found."""
         self._db.execute(
@@ -295,17 +317,18 @@ class Store:
 
     def cancel_visits(self, episodes: Collection[tuple[str, int]], *, now: datetime) -> None:
         """Nobody has to look in for these episodes of leads any more."""
-        ended = (t.visit.c.lead_id == sa.bindparam("ended_lead")) & (
-            t.visit.c.episode == sa.bindparam("ended_episode")
-        )
         rows = [{"ended_lead": lead, "ended_episode": episode} for lead, episode in sorted(episodes)]
         if rows:
-            self._db.execute(_cancelled(ended, now), rows)
-
-    def cancel_visits_for(self, notice_ids: Collection[str], *, now: datetime) -> None:
-        """These notices reached somebody after all."""
-        if notice_ids:
-            self._db.execute(_cancelled(t.visit.c.notice_id.in_(notice_ids), now))
+            self._db.execute(
+                sa.update(t.visit)
+                .where(
+                    t.visit.c.lead_id == sa.bindparam("ended_lead"),
+                    t.visit.c.episode == sa.bindparam("ended_episode"),
+                    t.visit.c.state.in_(_STANDS),
+                )
+                .values(state=VisitState.CANCELLED, closed_at=now),
+                rows,
+            )
 
     # -- exemptions --------------------------------------------------------------------------------
 
@@ -536,16 +559,18 @@ def list_visits(
     town: str | None,
     after: int,
     limit: int,
+    uscc: str | None = None,
+    skip: int = 0,
 ) -> list[Any]:
-    """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more."""
+    """Visits with unit's name and state of the lead, oldest first; one more than `limit` when there are more.
+
+    One that joined another is the same walk: it is there only where its state is asked for.
+    """
+    towns = {where for where in (asked_town, town) if where is not None}
     wanted = [
-        column == value
-        for column, value in (
-            (t.visit.c.town, asked_town),
-            (t.visit.c.town, town),
-            (t.visit.c.state, state),
-        )
-        if value is not None
+        t.visit.c.state == state if state else t.visit.c.state != VisitState.JOINED,
+        *(t.visit.c.town == where for where in towns),
+        *([] if uscc is None else [t.visit.c.uscc == uscc]),
     ]
     return list(
         db.execute(
@@ -555,26 +580,28 @@ def list_visits(
             .where(t.visit.c.seq > after, *wanted)
             .order_by(t.visit.c.seq)
             .limit(limit + 1)
+            .offset(skip)
         )
     )
 
 
-def leads_alike(db: sa.Connection, alike: Sequence[Any], limit: int) -> list[Any]:
+def leads_alike(db: sa.Connection, alike: Sequence[Any], limit: int, *, skip: int) -> list[Any]:
     """Leads that stand as one of these rows of `count_leads`, the earliest deadline first."""
     groups = [
         sa.and_(*(t.lead.c[name].is_not_distinct_from(getattr(row, name)) for name in _ALIKE))
         for row in alike
     ]
-    return _first_leads(db, sa.or_(sa.false(), *groups), limit)
+    return _first_leads(db, sa.or_(sa.false(), *groups), limit, skip)
 
 
-def overdue_leads(db: sa.Connection, day: date, limit: int) -> list[Any]:
+def overdue_leads(db: sa.Connection, day: date, limit: int, *, skip: int) -> list[Any]:
     """The leads of `count_overdue`, the earliest deadline first."""
-    return _first_leads(db, (t.lead.c.state != LeadState.ENDED) & (t.lead.c.next_on < day), limit)
+    return _first_leads(db, (t.lead.c.state != LeadState.ENDED) & (t.lead.c.next_on < day), limit, skip)
 
 
-def _first_leads(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> list[Any]:
-    return list(db.execute(_leads().where(where).order_by(t.lead.c.deadline, t.lead.c.id).limit(limit)))
+def _first_leads(db: sa.Connection, where: sa.ColumnElement[bool], limit: int, skip: int) -> list[Any]:
+    ordered = _leads().where(where).order_by(t.lead.c.deadline, t.lead.c.id)
+    return list(db.execute(ordered.limit(limit).offset(skip)))
 
 
 def count_held(db: sa.Connection) -> list[Any]:
@@ -615,20 +642,26 @@ def count_standing(db: sa.Connection) -> list[Any]:
     )
 
 
-def standing_clocks(db: sa.Connection, state: str, reason: str | None, limit: int) -> tuple[int, list[Any]]:
+def standing_clocks(
+    db: sa.Connection, state: str, reason: str | None, limit: int, *, skip: int
+) -> tuple[int, list[Any]]:
     """How many clocks stand so, and the first of them."""
     return _first_clocks(
-        db, (t.clock.c.state == state) & t.clock.c.reason.is_not_distinct_from(reason), limit
+        db, (t.clock.c.state == state) & t.clock.c.reason.is_not_distinct_from(reason), limit, skip
     )
 
 
-def clocks_ending(db: sa.Connection, first: date, last: date, limit: int) -> tuple[int, list[Any]]:
+def clocks_ending(
+    db: sa.Connection, first: date, last: date, limit: int, *, skip: int = 0
+) -> tuple[int, list[Any]]:
     """How many clocks run out on these days, and the first of them."""
     ends = (t.clock.c.state == ClockState.RUNNING) & t.clock.c.deadline.between(first, last)
-    return _first_clocks(db, ends, limit)
+    return _first_clocks(db, ends, limit, skip)
 
 
-def _first_clocks(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) -> tuple[int, list[Any]]:
+def _first_clocks(
+    db: sa.Connection, where: sa.ColumnElement[bool], limit: int, skip: int
+) -> tuple[int, list[Any]]:
     total = db.scalar(sa.select(sa.func.count()).select_from(_CLOCKS).where(where)) or 0
     rows = db.execute(
         sa.select(t.clock, t.unit.c.name.label("unit_name"), t.unit.c.town)
@@ -636,15 +669,17 @@ def _first_clocks(db: sa.Connection, where: sa.ColumnElement[bool], limit: int) 
         .where(where)
         .order_by(t.clock.c.deadline, t.clock.c.uscc)
         .limit(limit)
+        .offset(skip)
     )
     return total, list(rows)
 
 
-def open_visits(db: sa.Connection, limit: int) -> tuple[int, list[Any]]:
+def open_visits(db: sa.Connection, limit: int, *, skip: int = 0) -> tuple[int, list[Any]]:
     """How many visits are open, and the first of them."""
     state = VisitState.OPEN.value
     total = db.scalar(sa.select(sa.func.count()).select_from(t.visit).where(t.visit.c.state == state)) or 0
-    return total, list_visits(db, asked_town=None, state=state, town=None, after=0, limit=limit)[:limit]
+    found = list_visits(db, asked_town=None, state=state, town=None, after=0, limit=limit, skip=skip)
+    return total, found[:limit]
 
 
 _CLOCKS = t.clock.join(t.unit, t.unit.c.uscc == t.clock.c.uscc)
@@ -660,14 +695,6 @@ def _leads() -> sa.Select[Any]:
 
 def _in_town(town: str | None) -> list[sa.ColumnElement[bool]]:
     return [] if town is None else [t.unit.c.town == town]
-
-
-def _cancelled(which: sa.ColumnElement[bool], now: datetime) -> sa.Update:
-    return (
-        sa.update(t.visit)
-        .where(which, t.visit.c.state == VisitState.OPEN)
-        .values(state=VisitState.CANCELLED, closed_at=now)
-    )
 
 
 def _days(texts: Iterable[str]) -> frozenset[date]:

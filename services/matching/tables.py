@@ -184,7 +184,7 @@ visit = sa.Table(
     sa.Column("episode", sa.Integer, nullable=False, server_default="1"),
     sa.Column("uscc", _USCC, nullable=False),
     sa.Column("town", sa.String(64)),
-    sa.Column("state", sa.String(16), nullable=False, comment="open, done, cancelled"),
+    sa.Column("state", sa.String(16), nullable=False, comment="open, joined, done, cancelled"),
     sa.Column("reason", sa.String(64), nullable=False),
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("result", sa.String(32)),

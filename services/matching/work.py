@@ -42,7 +42,9 @@ class MatchingWork(Work):
         self.store = Store(db, rule)
         self._pack_calendar = calendar
         self._history: list[dict[str, Any]] = []
-        self._visits: list[dict[str, Any]] = []
+        self._asked: list[dict[str, Any]] = []
+        self._moved: list[dict[str, Any]] = []
+        self._standing: dict[tuple[str, int], list[dict[str, Any]]] | None = None
         self._ended: set[tuple[str, int]] = set()
         self._circumstances: dict[date | None, Circumstances] = {}
 
@@ -104,9 +106,10 @@ class MatchingWork(Work):
     def ask_for_visit(
         self, lead: Lead, cause: Cause, *, town: str | None, reason: str, episode: int, notice_id: str | None
     ) -> None:
-        """Asks the town to look in; where that is over already, the visit is on record as cancelled.
+        """Asks the town to look in, once per notice, or without a notice once per stage of an episode.
 
-        One per notice, or without a notice one per stage of an episode.
+        Nobody goes twice: while a visit of the episode is open, this one joins it. Where the episode is over
+        already, the visit is on record as cancelled.
         """
         about = notice_id or f"{lead.id}:{episode}:{lead.stage}"
         row = {
@@ -121,10 +124,38 @@ class MatchingWork(Work):
             "created_at": self.now,
         }
         if lead.is_open and lead.episode == episode:
-            row["state"] = VisitState.OPEN
-            told = {name: row[name] for name in ("lead_id", "uscc", "town", "reason")}
-            self.emit(VisitRequested(visit_id=row["id"], **told), cause=cause)
-        self._visits.append(row)
+            standing = self._visits(lead.id, episode)
+            if standing:
+                row["state"] = VisitState.JOINED
+            else:
+                self._open_visit(row, cause)
+            standing.append(row)
+        self._asked.append(row)
+
+    def notice_arrived(self, lead_id: str, episode: int, notice_id: str, cause: Cause) -> None:
+        """Cancels the visit that a notice asked for. What joined it still asks for one, which opens now."""
+        standing = self._visits(lead_id, episode)
+        needless = next((visit for visit in standing if visit["notice_id"] == notice_id), None)
+        if needless is None:
+            return
+        standing.remove(needless)
+        self._moved.append({**needless, "state": VisitState.CANCELLED})
+        if standing and standing[0]["state"] == VisitState.JOINED:
+            self._open_visit(standing[0], cause)
+            self._moved.append(standing[0])
+
+    def _open_visit(self, visit: dict[str, Any], cause: Cause) -> None:
+        visit["state"] = VisitState.OPEN
+        told = {name: visit[name] for name in ("lead_id", "uscc", "town", "reason")}
+        self.emit(VisitRequested(visit_id=visit["id"], **told), cause=cause)
+
+    def _visits(self, lead_id: str, episode: int) -> list[dict[str, Any]]:
+        """The visits of an episode that nobody has made yet: the first is open, the others joined it."""
+        if self._standing is None:
+            self._standing = {}
+            for row in self.store.standing_visits():
+                self._standing.setdefault((row.lead_id, row.episode), []).append(dict(row._mapping))
+        return self._standing.setdefault((lead_id, episode), [])
 
     def note(self, lead: Lead, action: str, cause: Cause, **details: Any) -> None:
         """A line in the history of a lead."""
@@ -143,9 +174,12 @@ class MatchingWork(Work):
         """Writes what has changed. Visits of what has ended meanwhile are cancelled."""
         self.store.save(cases.values())
         self.store.add_history(self._history)
-        self.store.add_visits(self._visits)
+        self.store.add_visits(self._asked)
+        for visit in self._moved:
+            self.store.move_visit(visit["id"], VisitState(visit["state"]), now=self.now)
         self.store.cancel_visits(self._ended, now=self.now)
-        self._history, self._visits, self._ended = [], [], set()
+        self._history, self._asked, self._moved, self._ended = [], [], [], set()
+        self._standing = None
 
 
 def _event(case: Case, lead: Lead, step: Step, void: Void, *, by_official: bool) -> Event:

@@ -183,12 +183,14 @@ class Store:
         return self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(*waiting)) or 0
 
     def _notices(
-        self, *where: sa.ColumnElement[bool], order: Sequence[Any] = (), limit: int | None = None
+        self,
+        *where: sa.ColumnElement[bool],
+        order: Sequence[Any] = (),
+        limit: int | None = None,
+        skip: int | None = None,
     ) -> list[Notice]:
-        return [
-            _notice(row)
-            for row in self._db.execute(sa.select(notice).where(*where).order_by(*order).limit(limit))
-        ]
+        found = sa.select(notice).where(*where).order_by(*order).limit(limit).offset(skip)
+        return [_notice(row) for row in self._db.execute(found)]
 
     def count_by_state(self) -> dict[NoticeState, int]:
         """How many notices stand in each state; a state without any is not in it."""
@@ -207,10 +209,10 @@ class Store:
             self._db.scalar(sa.select(sa.func.count()).select_from(notice).where(notice.c.due_at <= now)) or 0
         )
 
-    def newest(self, state: NoticeState, limit: int) -> list[Notice]:
-        """Notices in a state, the newest first."""
+    def newest(self, state: NoticeState, limit: int, *, skip: int) -> list[Notice]:
+        """Notices in a state, the newest first, without so many of the first."""
         order = notice.c.created_at.desc(), notice.c.id
-        return self._notices(notice.c.state == state, order=order, limit=limit)
+        return self._notices(notice.c.state == state, order=order, limit=limit, skip=skip)
 
     # -- contacts ----------------------------------------------------------------------------------
 
@@ -363,10 +365,31 @@ class Store:
             )
         )
 
-    def newest_attempts(self, limit: int) -> list[Any]:
-        """Rows of the newest attempts, the newest first."""
+    def newest_of_each_kind(self, among_newest: int) -> list[Any]:
+        """Rows of attempts, the newest first: the newest by WeChat, joint SMS, correction and reminder by SMS.
+
+        Only so many of the newest are looked through.
+        """
         order = attempt.c.opened_at.desc(), attempt.c.reference
-        return list(self._db.execute(sa.select(attempt).order_by(*order).limit(limit)))
+        newest = sa.select(attempt.c.reference).order_by(*order).limit(among_newest)
+        kind = sa.case(
+            (attempt.c.channel == Channel.WECHAT, "wechat"),
+            (sa.func.count() > 1, "joint"),
+            (sa.func.min(notice.c.stage).like(f"{CORRECTION}%"), CORRECTION),
+            else_="reminder",
+        )
+        found = self._db.execute(
+            sa.select(attempt, kind.label("kind"))
+            .join(attempt_notice, attempt_notice.c.reference == attempt.c.reference)
+            .join(notice, notice.c.id == attempt_notice.c.notice_id)
+            .where(attempt.c.reference.in_(newest))
+            .group_by(attempt.c.reference)
+            .order_by(*order)
+        )
+        kinds: dict[str, Any] = {}
+        for row in found:
+            kinds.setdefault(row.kind, row)
+        return list(kinds.values())
 
     def open_attempts(self) -> list[str]:
         """References of attempts that are open."""

@@ -47,6 +47,7 @@ from services.registry.intake.report import report_head, report_rows
 from services.registry.intake.withdraw import WithdrawBatch, own_batch, withdraw_batch
 from services.registry.schemas import (
     BatchOut,
+    BatchRow,
     CancelIn,
     CloseIn,
     CompleteIn,
@@ -79,7 +80,7 @@ from services.registry.work import RegistryWork
 from shared.calendar import Year
 from shared.clock import today
 from shared.datasets.contract import Contract
-from shared.errors import FieldError, Problem, not_found, unprocessable
+from shared.errors import FieldError, Problem, not_found, not_one_of, unprocessable
 from shared.http import (
     FIRST_YEAR,
     LAST_YEAR,
@@ -241,13 +242,7 @@ async def units(
     the name or beginning of the code.
     """
     if town is not None and town not in room.city.towns:
-        raise unprocessable(
-            [
-                FieldError(
-                    "/query/town", "unknown_town", "不是本市镇街名称", "not the name of a town of this city"
-                )
-            ]
-        )
+        raise unprocessable([not_one_of("/query/town", sorted(room.city.towns), code="unknown_town")])
     towns = {name for name in (town, who.town) if name is not None}
     (after,) = decode_cursor(cursor, str) if cursor else ("",)
     day = room.today
@@ -472,9 +467,17 @@ async def send(
         raise Problem(
             403,
             "not_the_owner",
-            zh="只能由数据集的责任部门发送文件",
-            en="only a department that owns the data set may send its files",
+            zh=f"只能由数据集的责任部门发送文件：{'、'.join(contract.owners)}",
+            en=f"only a department that owns the data set may send its files: {', '.join(contract.owners)}",
         )
+    if complete_through is not None and id not in room.city.datasets:
+        fault = FieldError(
+            "/query/complete_through",
+            "no_completeness",
+            "该数据集不声明完整日期，请去掉此参数",
+            "this data set has no completeness; leave the parameter out",
+        )
+        raise unprocessable([fault])
     batch_id = new_event_ids(1)[0]
     receiving = await asyncio.to_thread(room.files.receive, batch_id)
     try:
@@ -499,6 +502,21 @@ async def send(
     where = f"{request.scope.get('root_path', '')}/v1/batches/{batch.id}"
     shown = (await _shown(room, batch.id, who)).model_dump(mode="json")
     return answer_response(Answer(202, shown, {"Location": where}))
+
+
+@router.get("/v1/batches", dependencies=[access("datasets:read", whole_city=True)], tags=["batches"])
+async def batches(
+    *, who: Who, room: Here, dataset: str | None = None, cursor: Cursor = None, limit: Limit = 50
+) -> Page[BatchRow]:
+    """The files that one's own department sent, the newest first."""
+    if dataset is not None and dataset not in room.contracts:
+        raise unprocessable([not_one_of("/query/dataset", room.contracts)])
+    (before,) = decode_cursor(cursor, str) if cursor else (None,)
+    found = await room.read(
+        lambda store: store.batch_page(who.department, dataset=dataset, before=before, limit=limit + 1)
+    )
+    rows = [BatchRow.model_validate(item, from_attributes=True) for item in found]
+    return page(rows, limit, lambda row: [row.id])
 
 
 @router.get("/v1/batches/{id}", dependencies=[access("datasets:read", whole_city=True)], tags=["batches"])

@@ -422,6 +422,19 @@ class TroubleOut(BaseModel):
     en: str
 
 
+class BatchRow(BaseModel):
+    """A file in a list. `rows` are those below the headings, known once the file has been read."""
+
+    id: str
+    dataset: str
+    state: BatchState
+    received_at: datetime
+    rows: int
+    accepted: int
+    unchanged: int
+    rejected: int
+
+
 class BatchOut(BaseModel):
     """A file and what became of it.
 

@@ -85,8 +85,9 @@ class Store:
         after: str,
         limit: int,
         today: date,
+        skip: int = 0,
     ) -> list[Unit]:
-        """Units behind the code `after`, by code.
+        """Units behind the code `after`, by code, without so many of the first.
 
         Of all these towns (none given: of any), by part of the name or beginning of the code, and by whether
         anybody is insured through them as an employer today.
@@ -98,7 +99,7 @@ class Store:
             )
         if insured is not None:
             where.append(_insures(today) if insured else ~_insures(today))
-        return self._units(*where, limit=limit)
+        return self._units(*where, limit=limit, skip=skip)
 
     def units_with_contacts(self, usccs: Collection[str], *, after: str, limit: int) -> list[Unit]:
         """Those of the named units (none named: of all) that ever had contacts, behind `after`, by code."""
@@ -110,8 +111,10 @@ class Store:
         where = [] if insured is None else [_insures(today) if insured else ~_insures(today)]
         return self._db.scalar(sa.select(sa.func.count()).select_from(UNIT).where(*where)) or 0
 
-    def _units(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[Unit]:
-        rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit))
+    def _units(
+        self, *where: sa.ColumnElement[bool], limit: int | None = None, skip: int | None = None
+    ) -> list[Unit]:
+        rows = self._db.execute(sa.select(UNIT).where(*where).order_by(UNIT.c.uscc).limit(limit).offset(skip))
         return [
             Unit(**{**row._mapping, "kind": UnitKind(row.kind), "status": UnitStatus(row.status)})
             for row in rows
@@ -342,6 +345,16 @@ class Store:
         """How many batches are in each state; a state without any is not in it."""
         rows = self._db.execute(sa.select(BATCH.c.state, sa.func.count()).group_by(BATCH.c.state))
         return {(state,): number for state, number in rows}
+
+    def batch_page(
+        self, department: str | None, *, dataset: str | None, before: str | None, limit: int
+    ) -> list[Any]:
+        """Batches of a department, the newest first, those older than an id."""
+        wanted = [BATCH.c.department == department]
+        wanted += [BATCH.c.dataset == dataset] if dataset is not None else []
+        wanted += [BATCH.c.id < before] if before is not None else []
+        found = sa.select(BATCH).where(*wanted).order_by(BATCH.c.id.desc()).limit(limit)
+        return list(self._db.execute(found))
 
     def _batches(self, *where: sa.ColumnElement[bool]) -> list[Batch]:
         rows = self._db.execute(sa.select(BATCH).where(*where).order_by(BATCH.c.id))  # ids grow with time

@@ -10,10 +10,10 @@ from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
 from importlib.resources import files
-from typing import Any, Final, Protocol, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -25,7 +25,10 @@ from shared.http import StrictRoute, public
 T = TypeVar("T")
 
 SHOWN: Final = 100
-"""Most rows of a list on a page; the rest is behind the API."""
+"""Most rows of a list on a page; a link leads to the next ones."""
+
+MOST_SKIPPED: Final = 1_000_000
+"""Nobody leafs further; the API has them all."""
 
 STYLE: Final = "/static/yingbao.css"
 """Where every application with pages serves the stylesheet."""
@@ -56,7 +59,7 @@ def code_words(known: Mapping[str, str], code: str | None) -> Words | None:
 
 @dataclass(frozen=True)
 class ListPage:
-    """What is behind a figure: at most `SHOWN` rows of `total`. `api` is the path that has them all.
+    """What is behind a figure: at most `SHOWN` rows of `total`, behind those skipped. `api` has them all.
 
     A cell is anything that `shown` takes, or Words.
     """
@@ -74,12 +77,13 @@ class Pages:
     """What a service shows people.
 
     `fragment(db, now, base)` is its part of the first page; `base` goes before its own addresses.
-    `listing(db, now, name)` is the list at `{base}/lists/{name}`, None where there is no such one.
+    `listing(db, now, name, skip)` is the list at `{base}/lists/{name}` without so many of its first rows, None
+    where there is no such one.
     """
 
     title: Words
     fragment: Callable[[sa.Connection, datetime, str], Markup]
-    listing: Callable[[sa.Connection, datetime, str], ListPage | None]
+    listing: Callable[[sa.Connection, datetime, str, int], ListPage | None]
 
 
 class Reader(Protocol):
@@ -162,13 +166,21 @@ def page_routes(pages: Pages, reader: Reader) -> APIRouter:
         )
 
     @router.get("/lists/{name}")
-    async def listing(name: str) -> Response:
+    async def listing(name: str, skip: Annotated[int, Query(ge=0, le=MOST_SKIPPED)] = 0) -> Response:
         now = reader.clock.now()
-        found = await reader.read(lambda db: pages.listing(db, now, name))
+        found = await reader.read(lambda db: pages.listing(db, now, name, skip))
         if found is None:
             raise not_found("没有这张清单，请从首页进入", "There is no such list; start at the first page")
         return page(
-            templates, "list.html", title=found.title, root="..", first="../../", now=now, listing=found
+            templates,
+            "list.html",
+            title=found.title,
+            root="..",
+            first="../../",
+            now=now,
+            listing=found,
+            skip=skip,
+            step=SHOWN,
         )
 
     router.include_router(style_route())

@@ -99,6 +99,7 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
         "PUT registry /v1/datasets/{id}/complete-through",
         "POST registry /v1/last-look",
         "POST registry /v1/datasets/{id}/batches",
+        "GET registry /v1/batches",
         "GET registry /v1/batches/{id}",
         "GET registry /v1/batches/{id}/errors",
         "POST registry /v1/batches/{id}/rows/{n}/settle",

@@ -493,6 +493,20 @@ def test_a_rule_that_no_message_can_fit_is_refused(rule: dict[str, Any], where: 
     play(tmp_path, story)
 
 
+def test_a_follower_is_added_to_the_others(tmp_path: Path) -> None:
+    """One call is made, about the new one; who follows already is no news."""
+
+    async def story(around: Neighbourhood) -> None:
+        for _ in range(2):
+            answer = await around.client.post(f"{around.base}/sandbox/followers", json=[OPENID, OTHER])
+            assert answer.json() == ["oAAA****1111", "oCCC****2222"]
+        assert await around.deliver(0) == 1
+        assert [(call.kind, call.openid) for call in around.calls] == [(EventKind.FOLLOWED, OTHER)]
+        assert isinstance(await around.submit(OTHER), Accepted)
+
+    play(tmp_path, story)
+
+
 @pytest.mark.parametrize("openids", [["13800138000"], [OPENID + "x"], [7], "x"])
 def test_wrong_followers_are_refused(openids: Any, tmp_path: Path) -> None:
     """Those of before stay."""

@@ -61,11 +61,16 @@ def answers(text: str) -> list[Any]:
     return found
 
 
-def test_the_block_shows_what_its_comments_say(base: str, tmp_path: Path) -> None:
-    """Clock, deadline, lead, message, delivery, and the end by enrolment."""
-    (block,) = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    script = block.replace("http://127.0.0.1:8000", base).replace(
-        ".venv/bin/yingbao token", f"{sys.executable} -m services.cli token --data {tmp_path / 'data'}"
+def test_the_blocks_show_what_their_comments_say(base: str, tmp_path: Path) -> None:
+    """Clock, deadline, lead, message, delivery, the end by enrolment; then the rest of the job behind it."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    script = (
+        "".join(blocks)
+        .replace("http://127.0.0.1:8000", base)
+        .replace(
+            ".venv/bin/yingbao token", f"{sys.executable} -m services.cli token --data {tmp_path / 'data'}"
+        )
     )
     done = subprocess.run(
         ["bash", "-e"],
@@ -76,16 +81,33 @@ def test_the_block_shows_what_its_comments_say(base: str, tmp_path: Path) -> Non
         cwd=ROOT,
         env=dict(os.environ),
     )
-    clock, unit, clocks, jumped, leads, messages, notices, person, ended, progress = answers(done.stdout)
+    shown = answers(done.stdout)
+    clock, unit, clocks, jumped, leads, notice, person, ended, progress = shown[:9]
     assert clock["now"].startswith("2026-03-21T10:0")
     assert (unit["uscc"], unit["code_confirmed"]) == ("91371082MA3XTE5T8Q", True)
     assert clocks["items"][0]["deadline"] == "2026-04-20"
     assert jumped["now"].startswith("2026-04-23")
     assert leads["items"][0]["state"] == "open"
-    assert messages["items"][0]["mobile"] == "138****8000"
-    assert "荣成市示例水产有限公司" in messages["items"][0]["content"]
-    assert notices["items"][0]["state"] == "delivered"
+    assert (notice["state"], notice["mobile"]) == ("delivered", "138****8000")
+    assert "荣成市示例水产有限公司" in notice["text"]
     assert person["first_ever"] is True
     assert ended["items"][0]["end"] == "enrolled"
     (pension,) = [target for target in progress["targets"] if target["id"] == "T1"]
     assert {line["town"]: line["actual"] for line in pension["lines"]}["寻山街道"] == 1
+    _the_rest_of_the_job(shown[9:])
+    assert "5,成立日期,not_a_day" in done.stderr
+
+
+def _the_rest_of_the_job(shown: list[Any]) -> None:
+    file, stock, exemption, _, _, stopped, released, _, waiting, _, sent, *rest = shown
+    assert (file["state"], file["accepted"], file["rejected"]) == ("applied", 3, 1)
+    assert (stock["count"], exemption["uscc"], released) == (3, "91371082MA3XTE6337", {"released": 2})
+    assert {account["state"] for account in stopped["items"]} == {"off"}
+    assert waiting["items"][0]["state"] == "queued"
+    assert (sent["state"], sent["channel"]) == ("delivered", "wechat")
+    genuine, visited, funnel, withdrawn, ended = rest
+    assert genuine == {"genuine": True}
+    assert visited["next_step"] == "recheck"
+    assert funnel["leads"] == sum(funnel["places"].values()) == 3
+    assert withdrawn["state"] == "withdrawing"
+    assert ended["items"][0]["end"] == "wrong_data"

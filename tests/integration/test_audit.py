@@ -349,6 +349,16 @@ def test_the_file_of_the_newest_block_goes_forward_along_the_chain_alone(
         assert len(verify(db, PLUMBING, audit.read_head(file)).breaks) == 1
 
 
+def test_verify_looks_where_the_demo_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like `token`; where nothing is, it says which folders there are."""
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["audit", "verify"])
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert "no database in var/demo" in said
+    assert "serve: var/data" in said
+
+
 def test_verify_refuses_a_folder_without_databases(tmp_path: Path) -> None:
     """It makes no empty ones there."""
     assert run_verify(tmp_path)[0] == 1

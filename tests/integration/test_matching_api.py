@@ -25,7 +25,7 @@ from shared.messaging.bus import partition_of
 from shared.messaging.in_process import InProcessBus
 from shared.service import Duty
 from tests.support.cutting import message
-from tests.support.matching import LEAD, USCC, at, handed_over, registered, started, unreached
+from tests.support.matching import LEAD, USCC, at, delivered, handed_over, registered, started, unreached
 
 OTHER = "91371082MA3XTE5T9N"
 
@@ -250,18 +250,25 @@ def test_a_town_sees_and_touches_its_own_rows_only(tmp_path: Path) -> None:
 
 
 def test_visits_are_listed_for_their_town(tmp_path: Path) -> None:
-    """With the notice that reached nobody, and how the lead stands."""
+    """With the notice that reached nobody, and how the lead stands; what joined a visit is the same walk."""
 
     async def story(suite: Suite, client: httpx.AsyncClient) -> None:
         await suite.open_lead()
-        await suite.tell(unreached(), unreached(notice_id="notice-2"))
+        await suite.tell(
+            unreached(), delivered(), unreached(notice_id="notice-2"), unreached(notice_id="notice-3")
+        )
+        everything = await items(client, "/v1/visits")
+        assert [visit["state"] for visit in everything] == ["cancelled", "open"]
+        joined = await items(client, "/v1/visits", params={"state": "joined"})
+        assert [visit["notice_id"] for visit in joined] == ["notice-3"]
         visits = await items(client, "/v1/visits", params={"town": "寻山街道", "state": "open"})
-        assert [visit["notice_id"] for visit in visits] == ["notice-1", "notice-2"]
+        assert [visit["notice_id"] for visit in visits] == ["notice-2"]
         assert (visits[0]["reason"], visits[0]["lead_state"]) == ("silent", "open")
         first = (await client.get("/v1/visits", params={"limit": 1})).json()
         rest = await items(client, "/v1/visits", params={"cursor": first["next_cursor"]})
         assert [visit["notice_id"] for visit in rest] == ["notice-2"]
         assert await items(client, "/v1/visits", params={"state": "done"}) == []
+        assert [len(await items(client, "/v1/visits", params={"uscc": u})) for u in (USCC, OTHER)] == [2, 0]
 
     run(tmp_path, story)
 
@@ -406,6 +413,26 @@ def test_the_stock_is_counted_and_released_by_town(tmp_path: Path) -> None:
         client.headers.update(suite.headers())
         towns = (await client.get("/v1/stock")).json()["towns"]
         assert {town["town"]: town["count"] for town in towns} == {"寻山街道": 1, "崖头街道": 1}
+
+    run(tmp_path, story)
+
+
+def test_a_town_that_is_none_is_refused_with_those_that_are(tmp_path: Path) -> None:
+    """A typing error is no empty list; the same for the state of a visit."""
+
+    async def story(_: Suite, client: httpx.AsyncClient) -> None:
+        asked = [
+            (await client.get(path, params={"town": "寻山"}), "/query/town")
+            for path in ("/v1/leads", "/v1/visits", "/v1/funnel")
+        ]
+        asked.append((await client.post("/v1/stock/release", json={"count": 1, "town": "寻山"}), "/town"))
+        for answer, pointer in asked:
+            (error,) = answer.json()["errors"]
+            assert (answer.status_code, error["pointer"], error["code"]) == (422, pointer, "unknown_town")
+            assert "寻山街道" in error["zh"]
+        (error,) = (await client.get("/v1/visits", params={"state": "closed"})).json()["errors"]
+        assert error["pointer"] == "/query/state"
+        assert "joined" in error["en"]
 
     run(tmp_path, story)
 

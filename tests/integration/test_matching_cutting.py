@@ -186,16 +186,8 @@ def _last_hand_over_first(work: MatchingWork, received: Sequence[Received[Notice
     handlers.follow_notices(work, received[::-1])
 
 
-def _a_visit_for_each_message(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
-    for item in received if len(received) > 1 else []:
-        case = work.cases([item.event.uscc])[item.event.uscc]
-        assert case.lead
-        town, about = "寻山街道", item.event
-        work.ask_for_visit(
-            case.lead, item.cause, town=town, reason=about.reason, episode=1, notice_id=about.notice_id
-        )
-        work.save({})
-    handlers.follow_notices(work, received)
+def _last_unreached_first(work: MatchingWork, received: Sequence[Received[NoticeUnreached]]) -> None:
+    handlers.follow_notices(work, received[::-1])
 
 
 LEADING = [
@@ -239,7 +231,7 @@ LEADING = [
                 handed_over(notice_id="b", at=at("2026-02-12")),
             ],
         ),
-        (NoticeUnreached, _a_visit_for_each_message, [*LEADING, unreached(), unreached()]),
+        (NoticeUnreached, _last_unreached_first, [*LEADING, unreached(), unreached(notice_id="b")]),
     ],
 )
 def test_a_handler_that_folds_wrongly_is_caught(

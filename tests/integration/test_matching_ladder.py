@@ -140,8 +140,8 @@ def test_an_unreached_notice_starts_the_wait_as_well(overdue: Matching) -> None:
     assert overdue.names() == [
         "visit_requested no_contact",
         "lead_advanced 1",
-        "visit_requested second_reminder",
     ]
+    assert visits(overdue) == ["open", "joined"]  # the stage asks too: it is one walk
 
 
 def test_silence_after_the_hand_over_does_not_restart_the_wait(reminded: Matching) -> None:
@@ -460,6 +460,24 @@ def test_a_receipt_for_another_notice_cancels_nothing(reminded: Matching) -> Non
     reminded.tell(unreached(), delivered(notice_id="notice-9", stage="second_reminder"))
     assert visits(reminded) == ["open"]
     assert next_of(reminded)[0] == "visit"
+
+
+def test_a_visit_that_another_reason_asks_for_stays_when_the_notice_arrived(overdue: Matching) -> None:
+    """The town is asked again, for what is left; when nothing is, nobody goes."""
+    overdue.tell(
+        unreached(), unreached(notice_id="notice-2", reason="refused"), unreached(notice_id="notice-3")
+    )
+    assert visits(overdue) == ["open", "joined", "joined"]
+    assert overdue.names() == ["visit_requested silent"]
+    overdue.tell(delivered(notice_id="notice-3"))
+    assert (visits(overdue), overdue.names()) == (["open", "joined", "cancelled"], [])
+    overdue.tell(delivered())
+    assert (visits(overdue), overdue.names()) == (
+        ["cancelled", "open", "cancelled"],
+        ["visit_requested refused"],
+    )
+    overdue.tell(delivered(notice_id="notice-2"))
+    assert (visits(overdue), overdue.names()) == (["cancelled"] * 3, [])
 
 
 def test_a_visit_of_another_town_is_not_there(overdue: Matching) -> None:

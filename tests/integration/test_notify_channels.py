@@ -811,3 +811,20 @@ def test_messages_are_shown_as_a_phone_shows_them(tmp_path: Path) -> None:
         assert MOBILE not in html
 
     play(tmp_path, story)
+
+
+def test_of_messages_alike_the_newest_is_shown(tmp_path: Path) -> None:
+    """Two reminders by SMS to one unit each are one kind: the page has room for the other kinds."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(minutes=1))
+        await due(desk, OTHER, mobile="13900139000")
+        await desk.deliver()
+        show = pages(desk.tools).fragment
+        html = await desk.core.read(lambda db: str(show(db, desk.clock.now(), "")))
+        (bubble,) = html.split('<li class="bubble">')[1:]
+        assert "139****9000" in bubble
+
+    play(tmp_path, story)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
@@ -12,7 +13,7 @@ import pytest
 
 from services.all_in_one import Suite
 from services.demo_clock import DEMO_START
-from shared.clock import FrozenClock
+from shared.clock import ZONE, FrozenClock
 from tests.support.pages import (
     BATCH,
     DECLARED,
@@ -233,15 +234,32 @@ def test_the_brake_is_shown(tmp_path: Path) -> None:
     play(tmp_path, story, live=True)
 
 
-def test_a_long_list_says_how_much_of_it_is_shown(tmp_path: Path) -> None:
-    """A hundred rows of more."""
+def test_a_long_list_is_leafed_through(tmp_path: Path) -> None:
+    """A hundred rows at a time, by links alone; each unit with its code, once."""
 
     async def story(system: System) -> None:
         for number in range(101):
-            await system.register(code(number), DEMO_START.date(), contacts=[])
-        html = (await system.page("/registry/lists/units")).text
-        assert rows(html) == 100
-        assert "共 101 条 101 in all；此处为前 100 条" in text(html)
+            await system.register(code(number), date(2025, 12, 10), contacts=[])
+        await system.move_to(datetime(2026, 1, 12, 10, tzinfo=ZONE))
+        for start in ("registry/lists/units", "matching/lists/visits", "notify/lists/unreached"):
+            html = (await system.page(f"/{start}")).text
+            assert rows(html) == 100
+            assert "共 101 条 101 in all；此处为第 1—100 条" in text(html)
+            assert 'rel="prev"' not in html
+            (link,) = re.findall(r'rel="next" href="([^"]+)"', html)
+            last = (await system.page(urljoin(f"/{start}", link))).text
+            assert rows(last) == 1
+            assert 'rel="next"' not in last
+            (back,) = re.findall(r'rel="prev" href="([^"]+)"', last)
+            assert (await system.page(urljoin(f"/{start}", back))).text == html
+            assert {code(n) for n in range(101)} == set(re.findall(r"91371082MA\w{8}", html + last))
+        beyond = text((await system.page("/registry/lists/units?skip=200")).text)
+        assert "到此为止，共 101 条" in beyond
+        for kind in ("week", "overdue", "clocks.waiting", "place.unreached_visit"):
+            everything = text((await system.page(f"/matching/lists/{kind}")).text)
+            total = re.search(r"共 (\d+) 条", everything)
+            rest = (await system.page(f"/matching/lists/{kind}?skip=1")).text
+            assert rows(rest) == (min(int(total[1]) - 1, 100) if total else 0), kind
 
     play(tmp_path, story, live=True)
 

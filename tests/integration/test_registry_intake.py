@@ -248,13 +248,17 @@ def test_an_unreadable_file_applies_and_completes_nothing(
     assert counts(batch) == ("refused", 0, 0, 0)
     assert [problem["code"] for problem in batch["problems"]] == [code]
     assert registry.events() == []
-    assert errors(registry, batch) == []
+    (line,) = errors(registry, batch)
+    assert (line["行号"], line["错误"]) == ("", code)
+    assert line["处理办法"].endswith(batch["problems"][0]["en"])
 
 
 def test_only_an_owner_sends_csv_of_a_known_set(registry: Registry, tmp_path: Path) -> None:
     """404, 403, 415, 413, 422 and 401, and nothing is kept."""
     assert registry.send(file(row()), "unknown").status_code == 404
-    assert registry.send(file(row()), department="ADM").status_code == 403
+    refused = registry.send(file(row()), department="ADM")
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_the_owner")
+    assert refused.json()["detail_en"].endswith(": HRSS")
     path, csv_type = "/v1/datasets/participations/batches", {"Content-Type": "text/csv; charset=gbk"}
     in_town = registry.ask("POST", path, file(row()), department="HRSS", town="寻山街道", headers=csv_type)
     assert in_town.status_code == 403
@@ -268,6 +272,34 @@ def test_only_an_owner_sends_csv_of_a_known_set(registry: Registry, tmp_path: Pa
     )
     assert list((tmp_path / "batches").iterdir()) == []
     assert registry.take_in() == 0
+
+
+def test_a_set_without_completeness_takes_no_day(registry: Registry) -> None:
+    """422 where it is said, before the file is kept."""
+    answer = registry.send(
+        units(unit_row()), "unit_registrations", department="ADM", query="?complete_through=2026-02-09"
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/query/complete_through")
+    assert registry.take_in() == 0
+
+
+def test_a_department_lists_its_own_files(registry: Registry) -> None:
+    """The newest first, by cursor and data set, with their counts; nobody else's."""
+    first = taken_in(registry, file(row(), row(kind="不详")))
+    second = registry.send(file(row(insurance="工伤"))).json()
+    registry.send(units(unit_row()), "unit_registrations", department="ADM")
+    page = registry.ask("GET", "/v1/batches?limit=1", department="HRSS").json()
+    assert [(one["id"], one["state"]) for one in page["items"]] == [(second["id"], "received")]
+    path = f"/v1/batches?dataset=participations&cursor={page['next_cursor']}"
+    rest = registry.ask("GET", path, department="HRSS").json()
+    assert rest == {
+        "items": [{name: first[name] for name in rest["items"][0]}],
+        "next_cursor": None,
+    }
+    assert counts(rest["items"][0]) == ("applied", 1, 0, 1)
+    of_others = registry.ask("GET", "/v1/batches?dataset=unit_registrations", department="HRSS").json()
+    assert of_others["items"] == []
+    assert registry.ask("GET", "/v1/batches?dataset=x", department="HRSS").status_code == 422
 
 
 def test_a_batch_is_its_senders_alone(registry: Registry) -> None:

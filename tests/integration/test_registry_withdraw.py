@@ -179,6 +179,14 @@ def test_a_file_is_withdrawn_in_the_middle_and_in_portions(registry: Registry) -
     assert told(registry, "batch_accepted") == []
 
 
+def test_how_a_file_was_withdrawn_stays(registry: Registry) -> None:
+    """The same again is answered; whether a corrected one comes is not decided anew."""
+    batch = taken_in(registry, file(row()))
+    assert ask(registry, batch, replaced=True).status_code == ask(registry, batch, replaced=True).status_code
+    other = ask(registry, batch, replaced=False)
+    assert (other.status_code, other.json()["code"]) == (409, "withdrawn_otherwise")
+
+
 def test_a_withdrawn_file_is_not_taken_again(registry: Registry) -> None:
     """The same bytes are the same mistake; and a batch is withdrawn by its sender alone."""
     batch = taken_in(registry, file(row()))

@@ -79,6 +79,7 @@ def run(
         try:
             code = tell_story(suite, city, workdir, console)
             if not exit_after:
+                show_addresses(console, addresses)
                 console.print(
                     "The city goes on: move its clock; its data is declared each night. Ctrl-C ends."
                 )
@@ -109,7 +110,6 @@ def tell_story(suite: Suite, city: City, workdir: Path, console: Console) -> int
     show_towns(console, suite)
     findings = check.check(records, rows)
     show_verdict(console, findings, agree=agree)
-    show_addresses(console, suite.addresses)
     code = 0 if agree and not findings else 1
     journal.add(TOLD, Done(until, until, code))
     return code

@@ -35,7 +35,7 @@ HOLDS: Final = {
     Hold.PAUSED: Words("人工暂停", "paused by an official"),
     Hold.VISITED: Words("走访情况待经办人员核定", "an official has to decide after a visit"),
     Hold.CODE: Words("统一社会信用代码待核实", "code to be confirmed"),
-    Hold.DISPUTED: Words("单位提出异议", "disputed"),
+    Hold.DISPUTED: Words("报送数据有误，待部门更正", "a row sent about it was rejected"),
     Hold.PARKED: Words("该单位有消息处理失败，待运维重放", "a message about the unit is parked"),
     Hold.SUSPENDED: Words("歇业", "out of business for a while"),
     STOCK: Words("存量，待人工分批放行", "stock, to be released in portions"),
@@ -68,7 +68,8 @@ _CODES: Final = {
 }
 """Stages, next steps, ends and reasons of visits in Chinese; a city pack may name stages of its own."""
 
-_UNIT: Final = (Words("单位", "unit"), Words("镇街", "town"), Words("期限届满", "deadline"))
+_WHO: Final = (Words("单位", "unit"), Words("统一社会信用代码", "code"), Words("镇街", "town"))
+_UNIT: Final = (*_WHO, Words("期限届满", "deadline"))
 _LEAD: Final = (
     *_UNIT,
     Words("阶段", "stage"),
@@ -77,8 +78,7 @@ _LEAD: Final = (
 )
 _CLOCK: Final = (*_UNIT, Words("设立日期", "established"))
 _VISIT: Final = (
-    Words("单位", "unit"),
-    Words("镇街", "town"),
+    *_WHO,
     Words("原因", "reason"),
     Words("提出时间", "asked"),
 )
@@ -112,14 +112,14 @@ def pages(rule: Rule) -> Pages:
             standing=_standing(db),
         )
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
+    def listing(db: sa.Connection, now: datetime, name: str, skip: int) -> ListPage | None:
         kind, _, which = name.partition(".")
         found: dict[str, Callable[[], ListPage | None]] = {
-            "place": lambda: _in_place(db, rule, which),
-            "clocks": lambda: _clocks(db, which),
-            "overdue": lambda: _overdue(db, today(now)),
-            "visits": lambda: _visits(db),
-            "week": lambda: _week(db, today(now)),
+            "place": lambda: _in_place(db, rule, which, skip),
+            "clocks": lambda: _clocks(db, which, skip),
+            "overdue": lambda: _overdue(db, today(now), skip),
+            "visits": lambda: _visits(db, skip),
+            "week": lambda: _week(db, today(now), skip),
         }
         return found[kind]() if kind in found else None
 
@@ -161,7 +161,7 @@ def _prefixed(reasons: Sequence[str]) -> Words:
     )
 
 
-def _in_place(db: sa.Connection, rule: Rule, which: str) -> ListPage | None:
+def _in_place(db: sa.Connection, rule: Rule, which: str, skip: int) -> ListPage | None:
     if which not in set(Place):
         return None
     alike = [
@@ -178,17 +178,19 @@ def _in_place(db: sa.Connection, rule: Rule, which: str) -> ListPage | None:
         )
     ]
     total = sum(row.number for row in alike)
-    return _leads(PLACES[Place(which)], total, store.leads_alike(db, alike, SHOWN))
+    return _leads(PLACES[Place(which)], total, store.leads_alike(db, alike, SHOWN, skip=skip))
 
 
-def _overdue(db: sa.Connection, day: date) -> ListPage:
-    return _leads(_OVERDUE, store.count_overdue(db, day, town=None), store.overdue_leads(db, day, SHOWN))
+def _overdue(db: sa.Connection, day: date, skip: int) -> ListPage:
+    total = store.count_overdue(db, day, town=None)
+    return _leads(_OVERDUE, total, store.overdue_leads(db, day, SHOWN, skip=skip))
 
 
 def _leads(title: Words, total: int, rows: Sequence[Any]) -> ListPage:
     cells = [
         (
             row.unit_name,
+            row.uscc,
             row.town,
             row.deadline,
             code_words(_CODES, row.stage),
@@ -200,24 +202,26 @@ def _leads(title: Words, total: int, rows: Sequence[Any]) -> ListPage:
     return ListPage(title, _LEAD, cells, total, "/matching/v1/leads", _NONE)
 
 
-def _clocks(db: sa.Connection, which: str) -> ListPage | None:
+def _clocks(db: sa.Connection, which: str, skip: int) -> ListPage | None:
     state, _, reason = which.partition(".")
     if state not in set(ClockState):
         return None
-    total, rows = store.standing_clocks(db, state, reason or None, SHOWN)
+    total, rows = store.standing_clocks(db, state, reason or None, SHOWN, skip=skip)
     return _of_clocks(HOLDS.get(reason, Words("等待参保数据", "waiting for data")), total, rows)
 
 
-def _week(db: sa.Connection, day: date) -> ListPage:
-    return _of_clocks(_WEEK, *store.clocks_ending(db, day, day + AHEAD, SHOWN))
+def _week(db: sa.Connection, day: date, skip: int) -> ListPage:
+    return _of_clocks(_WEEK, *store.clocks_ending(db, day, day + AHEAD, SHOWN, skip=skip))
 
 
 def _of_clocks(title: Words, total: int, rows: Sequence[Any]) -> ListPage:
-    cells = [(row.unit_name, row.town, row.deadline, row.established_on) for row in rows]
+    cells = [(row.unit_name, row.uscc, row.town, row.deadline, row.established_on) for row in rows]
     return ListPage(title, _CLOCK, cells, total, "/matching/v1/clocks?uscc=…", _NONE)
 
 
-def _visits(db: sa.Connection) -> ListPage:
-    total, rows = store.open_visits(db, SHOWN)
-    cells = [(row.unit_name, row.town, code_words(_CODES, row.reason), row.created_at) for row in rows]
+def _visits(db: sa.Connection, skip: int) -> ListPage:
+    total, rows = store.open_visits(db, SHOWN, skip=skip)
+    cells = [
+        (row.unit_name, row.uscc, row.town, code_words(_CODES, row.reason), row.created_at) for row in rows
+    ]
     return ListPage(_VISITS, _VISIT, cells, total, "/matching/v1/visits?state=open", _NONE)

@@ -15,8 +15,8 @@ from shared.clock import start_of, today
 from shared.pages import SHOWN, ListPage, Pages, Templates, Words, code_words
 from shared.privacy import mask_mobile
 
-MESSAGES: Final = 4
-"""Messages on the first page."""
+MESSAGES: Final = 1000
+"""Among so many of the newest messages the first page looks for the newest of each kind."""
 
 STATES: Final = {
     NoticeState.QUEUED: Words("排队待发", "queued"),
@@ -55,7 +55,7 @@ _REASONS: Final = {
     "paused": "人工暂停",
     "visited": "走访情况待核定",
     "code": "统一社会信用代码待核实",
-    "disputed": "单位提出异议",
+    "disputed": "报送数据有误，待部门更正",
     "suspended": "歇业",
     "parked": "该单位有消息处理失败",
     "parked_here": "该单位有消息处理失败",
@@ -70,6 +70,7 @@ _REASONS: Final = {
 
 _COLUMNS: Final = (
     Words("单位", "unit"),
+    Words("统一社会信用代码", "code"),
     Words("镇街", "town"),
     Words("阶段", "stage"),
     Words("建立时间", "created"),
@@ -108,7 +109,7 @@ def pages(tools: Tools) -> Pages:
             "fragment.html",
             base=base,
             states=[(state, words, counts.get(state, 0)) for state, words in STATES.items()],
-            bubbles=[_bubble(row, store, tools) for row in store.newest_attempts(MESSAGES)],
+            bubbles=[_bubble(row, store, tools) for row in store.newest_of_each_kind(MESSAGES)],
             brakes=[
                 (CHANNELS[channel], BRAKE[one.state], one, submitted[channel])
                 for channel, one in store.brakes().items()
@@ -116,14 +117,14 @@ def pages(tools: Tools) -> Pages:
             hours=tools.rules.hours,
         )
 
-    def listing(db: sa.Connection, _now: datetime, name: str) -> ListPage | None:
+    def listing(db: sa.Connection, _now: datetime, name: str, skip: int) -> ListPage | None:
         if name not in set(NoticeState):
             return None
         store, state = Store(db, tools.rules), NoticeState(name)
         return ListPage(
             STATES[state],
             _COLUMNS,
-            [_cells(notice) for notice in store.newest(state, SHOWN)],
+            [_cells(notice) for notice in store.newest(state, SHOWN, skip=skip)],
             store.count_by_state().get(state, 0),
             f"/notify/v1/notices?state={state}",
             _NONE,
@@ -160,6 +161,7 @@ def _cells(notice: Notice) -> tuple[Any, ...]:
     why = [Words(_REASONS.get(reason, reason), reason.replace("_", " ")) for reason in reasons]
     return (
         notice.facts.unit_name,
+        notice.uscc,
         notice.facts.town,
         code_words(_STAGES, notice.wording[1]),
         notice.created_at,

@@ -36,6 +36,7 @@ LOOK_EVERY_S: Final = 0.1
 """How often the pusher looks whether business time has jumped; each look is two indexed queries."""
 
 Openid = Annotated[str, Field(pattern=OPENID)]
+Openids = Annotated[list[Openid], Field(max_length=10_000)]
 
 
 class BrokenConnection(Response):
@@ -96,6 +97,11 @@ class Sandbox:
         """Answers stable_token; a token that is given out is known after a crash too."""
         at = self._clock.wall()
         return await self._ledger.write(lambda db: account.give_token(db, body, at))
+
+    async def add_followers(self, openids: Sequence[str]) -> None:
+        """From now on these follow as well."""
+        now, at = self._clock.now(), self._clock.wall()
+        await self._commit(lambda db: wechat.add_followers(db, openids, now, at))
 
     async def put_followers(self, openids: Sequence[str]) -> None:
         """From now on these follow the official account and no others."""
@@ -342,8 +348,15 @@ def _window(sandbox: Sandbox, clock: Clock) -> APIRouter:
     def followers() -> list[str]:
         return sandbox.followers()
 
+    @router.post("/followers")
+    async def add_followers(openids: Openids) -> list[str]:
+        """These follow as well."""
+        await sandbox.add_followers(openids)
+        return sandbox.followers()
+
     @router.put("/followers")
-    async def put_followers(openids: Annotated[list[Openid], Field(max_length=10_000)]) -> list[str]:
+    async def put_followers(openids: Openids) -> list[str]:
+        """These follow and no others."""
         await sandbox.put_followers(openids)
         return sandbox.followers()
 

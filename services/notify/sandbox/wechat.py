@@ -239,12 +239,23 @@ def follows(db: sqlite3.Connection, openid: str) -> bool:
 
 def put_followers(db: sqlite3.Connection, openids: Collection[str], now: datetime, at_wall: datetime) -> None:
     """From now on these follow and no others; each change is an event that is pushed."""
-    wanted, before = set(openids), {row[0] for row in db.execute(FOLLOWERS)}
-    changes = [(openid, "subscribe") for openid in sorted(wanted - before)]
-    changes += [(openid, "unsubscribe") for openid in sorted(before - wanted)]
+    leaving = {row[0] for row in db.execute(FOLLOWERS)} - set(openids)
+    add_followers(db, openids, now, at_wall)
+    _change(db, leaving, "unsubscribe", now, at_wall)
+
+
+def add_followers(db: sqlite3.Connection, openids: Collection[str], now: datetime, at_wall: datetime) -> None:
+    """From now on these follow as well; each change is an event that is pushed."""
+    before = {row[0] for row in db.execute(FOLLOWERS)}
+    _change(db, set(openids) - before, "subscribe", now, at_wall)
+
+
+def _change(
+    db: sqlite3.Connection, openids: Collection[str], event: str, now: datetime, at_wall: datetime
+) -> None:
     db.executemany(
         "INSERT INTO follows (recipient, event, receipt_due, next_push_wall) VALUES (?, ?, ?, ?)",
-        [(*change, business(now), wall(at_wall)) for change in changes],
+        [(openid, event, business(now), wall(at_wall)) for openid in sorted(openids)],
     )
 
 

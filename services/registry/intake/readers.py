@@ -183,8 +183,9 @@ def _survey_rows(heading: _Heading, below: Iterable[Iterable[Line]]) -> Layout |
     if not rows:
         return Trouble(
             "no_rows",
-            "表头下没有数据行。若当期确无数据，请用 complete-through 声明完整日期",
-            "there is no row below the headings; if nothing happened, declare it with complete-through",
+            "表头下没有数据行，请检查导出；当期确无数据的无需发送，按申报确定完整日期的数据集另行声明即可",
+            "there is no row below the headings; if nothing happened, send nothing, and where completeness is declared,"
+            " declare it",
         )
     if votes["utf-8"] == votes["gb18030"]:
         encoding = heading.encoding

@@ -10,8 +10,12 @@ HEADINGS = ("行号", "列", "错误", "处理办法")
 
 
 def report_head(batch: Batch) -> bytes:
-    """The headings: where, which column, why, what to do; then those of the file. Spreadsheets need the BOM."""
-    return b"\xef\xbb\xbf" + _csv([[*HEADINGS, *batch.layout.get("headings", ())]])
+    """The headings: where, which column, why, what to do; then those of the file. Spreadsheets need the BOM.
+
+    Below them, without a line number, what is wrong with the file as a whole.
+    """
+    of_file = [["", "", problem.code, f"{problem.zh} / {problem.en}"] for problem in batch.problems]
+    return b"\xef\xbb\xbf" + _csv([[*HEADINGS, *batch.layout.get("headings", ())], *of_file])
 
 
 def report_rows(batch: Batch, rows: Iterable[RejectedRow]) -> bytes:

@@ -23,7 +23,7 @@ from services.registry.domain import (
 )
 from services.registry.store import Store
 from services.registry.work import RegistryWork
-from shared.errors import not_found
+from shared.errors import Problem, not_found
 from shared.events.registry import BatchWithdrawn, IntakeDisputed
 from shared.privacy import scrub
 from shared.storage.work import Cause
@@ -60,10 +60,17 @@ def own_batch(store: Store, id_: str, department: str | None) -> Batch:
 def withdraw_batch(work: RegistryWork, item: WithdrawBatch) -> tuple[Batch, int]:
     """Nothing more of the file is applied; what it brought is taken back afterwards. Again changes nothing.
 
-    Returns the batch and how many of its rows are in dispute.
+    Returns the batch and how many of its rows are in dispute. 409: it was withdrawn with another `replaced`.
     """
     disputes = work.store.open_disputes(item.batch_id)
     batch = own_batch(work.store, item.batch_id, item.department)
+    if batch.replaced not in (None, item.replaced):
+        raise Problem(
+            409,
+            "withdrawn_otherwise",
+            zh="该文件已撤回，replaced 与当时不同，不能更改；仍暂缓的行请逐行处理（settle）",
+            en="the file is withdrawn with another `replaced`, which stays; settle the rows that still hold a unit",
+        )
     if batch.replaced is not None:
         return batch, disputes
     after = replace(

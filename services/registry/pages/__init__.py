@@ -46,17 +46,17 @@ def pages(city: City, vault: Vault) -> Pages:
             ],
         )
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
+    def listing(db: sa.Connection, now: datetime, name: str, skip: int) -> ListPage | None:
         store, day = Store(db, vault), today(now)
         if name == "units":
-            return _units(store, day, insured=None)
-        return _units(store, day, insured=False) if name == "uninsured" else None
+            return _units(store, day, skip, insured=None)
+        return _units(store, day, skip, insured=False) if name == "uninsured" else None
 
     return Pages(Words("单位库", "registry"), fragment, listing)
 
 
-def _units(store: Store, day: date, *, insured: bool | None) -> ListPage:
-    found = store.unit_page(towns=(), insured=insured, q=None, after="", limit=SHOWN, today=day)
+def _units(store: Store, day: date, skip: int, *, insured: bool | None) -> ListPage:
+    found = store.unit_page(towns=(), insured=insured, q=None, after="", limit=SHOWN, today=day, skip=skip)
     return ListPage(
         _ALL if insured is None else _UNINSURED,
         _COLUMNS,

@@ -31,7 +31,7 @@ def pages(plan: Plan) -> Pages:
         others = len(plan.targets) - len(counted)
         return templates.render("fragment.html", base=base, year=day.year, counted=counted, others=others)
 
-    def listing(db: sa.Connection, now: datetime, name: str) -> ListPage | None:
+    def listing(db: sa.Connection, now: datetime, name: str, _skip: int) -> ListPage | None:
         if name == "uncounted":
             return _uncounted(plan, today(now).year)
         target = next((item for item in plan.targets if item.id == name and item.is_counted), None)
