@@ -84,7 +84,7 @@ class Town:
             for process in self.harmed.stack.processes["notify"]
         ]
         lines = [line for text in texts for line in text.splitlines()]
-        wanted = [line for line in lines if "looks_total" in line and 'answer="none"' in line]
+        wanted = [line for line in lines if "last_looks_asked_total" in line and 'answer="none"' in line]
         return sum(float(line.rpartition(" ")[2]) for line in wanted)
 
     def go_on(self, until: datetime) -> None:
