@@ -26,10 +26,12 @@ check: .venv/tests ## formatting, lints, types, import rules, fresh documents
 docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
 
-bench: .venv/tests ## speed beside peers on the same data; NAME=clocks or register
+bench: .venv/tests ## speed beside peers on the same data; NAME=clocks, events, latency or register
+	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.bench.$(NAME)
 
-chaos: .venv/tests ## kill -9 through the story; NAME=main
+chaos: .venv/tests ## main: harm done through the story; herd: 50,000 clocks due on one day; NAME=…
+	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.chaos.$(NAME)
 
 clean: ## remove everything that was installed or produced

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import httpx
+
 from services.demo_clock import DEMO_START, clock_routes
 from services.matching.app import build as build_matching
 from services.matching.settings import MatchingSettings
@@ -13,6 +15,7 @@ from services.registry.settings import RegistrySettings
 from services.targets.app import build as build_targets
 from services.targets.settings import TargetsSettings
 from shared.clock import SimulatedClock, SystemClock
+from shared.messaging.bus import Bus
 from shared.messaging.kafka import KafkaBus
 from shared.service import Service
 from shared.settings import ServiceSettings
@@ -26,19 +29,26 @@ SERVICES: Mapping[str, tuple[type[ServiceSettings], Callable[..., Service[Any]]]
 """Settings and wiring of each service."""
 
 
-def alone(name: str, **told: Any) -> Service[Any]:
+def alone(
+    name: str,
+    *,
+    make_bus: Callable[..., Bus] = KafkaBus,
+    neighbours: httpx.AsyncBaseTransport | None = None,
+    **told: Any,
+) -> Service[Any]:
     """A service ready to start. Settings come from the environment; `told` goes before it.
 
+    `make_bus` is called like KafkaBus; `neighbours` carries the calls to other services, None: real sockets.
     Raises ValueError where a setting is missing.
     """
     settings_class, build = SERVICES[name]
     settings = settings_class(mode="server", **told)
     if settings.kafka is None:
         raise ValueError("set YINGBAO_KAFKA, the bootstrap servers, such as kafka:9092")
-    bus = KafkaBus(settings.kafka, prefix=settings.kafka_prefix)
+    bus = make_bus(settings.kafka, prefix=settings.kafka_prefix)
     if not settings.demo:
-        return build(settings, bus=bus, clock=SystemClock())
+        return build(settings, bus=bus, clock=SystemClock(), neighbours=neighbours)
     clock = SimulatedClock(settings.clock, start=DEMO_START)
-    service = build(settings, bus=bus, clock=clock)
+    service = build(settings, bus=bus, clock=clock, neighbours=neighbours)
     service.app.include_router(clock_routes(clock, service.core.wake))
     return service

@@ -47,9 +47,10 @@ from shared.messaging.kafka import create_topics
 from shared.messaging.replay import Publisher
 from shared.settings import UnknownSetting, refuse_unknown
 from shared.storage import migrations
+from shared.storage.audit import read_head
 from shared.storage.audit import verify as verify_trail
 from shared.storage.database import Database, is_transient
-from shared.storage.retention import add_partitions, prune
+from shared.storage.retention import PARTITIONS_KEY, add_partitions, prune
 
 app = typer.Typer(
     help="应保尽保: finds who should be in social insurance and is not, tells them, and proves progress.",
@@ -285,7 +286,7 @@ def prune_events(
     for name, database in _databases(data).items():
         plumbing = TABLES[name].PLUMBING
         try:
-            with database.write(keys=()) as db:
+            with database.write(keys=[PARTITIONS_KEY]) as db:
                 add_partitions(db, plumbing, wall=wall)
             pruned = prune(database, plumbing, wall=wall, log_before=before)
         except DBAPIError as error:
@@ -341,13 +342,15 @@ def verify(
 ) -> None:
     """Reads the audit trail of all services; exit code 1 when something was changed, removed or added.
 
-    A tail that was cut off is found with --expect: the service logs the hash of each block it seals.
+    A tail that was cut off is found by the file <service>.audit.head in the data folder. Where that could be
+    altered as well, give --expect: the service logs the hash of each block it seals.
     """
     missing = set(expect or ())
     whole = True
+    heads = {its.service: read_head(its.audit_head) for its in (cls(data_dir=data) for cls in SETTINGS)}
     for name, database in _databases(data).items():
         with database.read() as db:
-            verdict = verify_trail(db, TABLES[name].PLUMBING)
+            verdict = verify_trail(db, TABLES[name].PLUMBING, heads[name])
         database.close()
         state = "whole" if not verdict.breaks else "BROKEN"
         print(  # noqa: T201 - the output is the product

@@ -43,13 +43,13 @@ from shared.metrics import Metrics, Reading
 from shared.pages import Pages, page_routes
 from shared.privacy import KeyRing, Purpose
 from shared.settings import ServiceSettings
-from shared.storage.audit import BLOCK, seal
+from shared.storage.audit import BLOCK, keep_head, seal
 from shared.storage.committer import Command, Committer
 from shared.storage.database import Database, is_transient
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.lease import Lease
 from shared.storage.migrations import upgrade
-from shared.storage.retention import add_partitions
+from shared.storage.retention import PARTITIONS_KEY, add_partitions
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
@@ -159,7 +159,14 @@ class Core(Generic[W]):
             with self.database.read() as db:
                 return ask(db)
 
-        return await asyncio.get_running_loop().run_in_executor(self._readers, ask_in_thread)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._readers, ask_in_thread)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # The server was restarted and all connections are stale; new ones are not.
+            return await loop.run_in_executor(self._readers, ask_in_thread)
 
     def fingerprint(self, request: bytes) -> str:
         """A keyed digest of a request, to tell whether a repeated key means the same one."""
@@ -288,8 +295,13 @@ class Service(Generic[W]):
         if not self.core.committer.idle:
             return False, None
         self.core.wake()  # another process may have moved the clock, or committed something
-        if self.works and self.consumer is not None and any((await self.bus.lag(self.name)).values()):
-            return False, None
+        if self.works and self.consumer is not None:
+            try:
+                waiting = await self.bus.lag(self.name)
+            except ConnectionError:
+                return False, None  # nobody knows what waits behind a broker that is away
+            if any(waiting.values()):
+                return False, None
         now = self.core.clock.now()
 
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:
@@ -355,22 +367,32 @@ class Service(Generic[W]):
         if due is None or due > now:
             return False
         lease = self._leases.get(duty.name)
-        if lease is not None and not await self.core.run(lease.take, urgent=True, keys=[lease.key]):
-            return False  # another process is at it
-        return await duty.step()
+        if lease is None or lease.is_fresh(self.core.clock.wall()):
+            return await duty.step()
+        mine = await self.core.run(lease.take, urgent=True, keys=[lease.key])
+        return mine and await duty.step()  # else another process is at it
 
     async def _seal(self) -> bool:
-        """Seals the audit rows of the last moments. The hash in the log shows later whether a tail was cut."""
+        """Seals the audit rows of the last moments. File and log show later whether a tail was cut."""
         core = self.core
         block = await core.run(lambda work: seal(work.db, core.plumbing, wall=work.wall), keys=["seal"])
         if block is not None:
             log.info("audit_sealed", service=self.name, block=block.no, rows=block.rows, hash=block.hash)
+            try:
+                kept = await asyncio.to_thread(keep_head, core.settings.audit_head, block)
+            except OSError as error:  # sealed it is; only the file lags behind
+                log.warning("audit_head_failed", service=self.name, error=type(error).__name__)
+            else:
+                if not kept:
+                    log.warning("audit_head_kept", service=self.name, block=block.no)
         return block is not None and block.rows == BLOCK
 
     async def _add_partitions(self) -> bool:
         """Makes the partitions of the coming days, so that each is there before its first row."""
         core = self.core
-        added = await core.run(lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=())
+        added = await core.run(
+            lambda work: add_partitions(work.db, core.plumbing, wall=work.wall), keys=[PARTITIONS_KEY]
+        )
         if added:
             log.info("partitions_added", service=self.name, names=added)
         return False

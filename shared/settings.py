@@ -49,7 +49,10 @@ class ServiceSettings(BaseSettings):
         validation_alias="YINGBAO_KAFKA_PREFIX",
         description="Stands before the names of topics and consumer groups",
     )
-    data_dir: Path = Field(Path("var"), description="Folder for databases, keys and other files of the suite")
+    data_dir: Path = Field(
+        Path("var"),
+        description="Folder for databases, keys and other files of the suite; one for all processes of a service",
+    )
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; without it a SQLite file in the data folder"
     )
@@ -101,6 +104,11 @@ class ServiceSettings(BaseSettings):
     def keys(self) -> Path:
         """The file with the keys of this service's own records."""
         return self.keys_file or self.data_dir / f"{self.service}.keys.json"
+
+    @property
+    def audit_head(self) -> Path:
+        """The file that remembers the newest block of the audit trail, outside the database."""
+        return self.data_dir / f"{self.service}.audit.head"
 
     @property
     def clock(self) -> Path:

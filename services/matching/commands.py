@@ -237,6 +237,7 @@ def report_visit(work: MatchingWork, item: ReportVisit) -> Case:
     What would contradict the finding waits until an official resumes, exempts or resolves the lead.
     404: unknown or of another town; 409: done or cancelled already.
     """
+    item = replace(item, note=scrub(item.note) if item.note else None)
     visit = work.store.visit(item.visit_id)
     if visit is None or item.town not in (None, visit.town):
         raise not_found("没有这项走访任务，或不属于您的镇街", "No such visit, or it is not your town's")

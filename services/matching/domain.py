@@ -543,7 +543,8 @@ def _holds(case: Case, unit: Unit, kept: list[str]) -> list[str]:
 def _resolve(case: Case, lead: Lead, end: End, reason: str, about: Circumstances) -> Iterator[Step]:
     paused = [held for held in lead.held if held == Hold.PAUSED]
     lead.resolve(end, reason, now=about.now)
-    lead.held = paused  # outlasts an end that the data made by itself
+    if end != End.EXEMPT:  # an end that the data made by itself, which no pause is over with
+        lead.held = paused
     yield Step(Fact.RESOLVED, end)
     if owes_correction(case):
         yield Step(Fact.CORRECTED, end)

@@ -11,7 +11,7 @@ from services.matching import tables as t
 from services.matching.domain import STOCK, Case, Clock, ClockState, Lead, LeadState, Rule, Unit
 from services.matching.ladder import VisitState
 from shared.calendar import Year
-from shared.storage.bulk import among, insert_rows, upsert_rows
+from shared.storage.bulk import among, each, insert_rows, upsert_rows
 from shared.storage.database import insert_new, upsert
 
 PARTICIPATIONS = "participations"
@@ -48,14 +48,7 @@ class Store:
         units = self._of(t.unit, _UNIT, Unit, usccs)
         clocks = self._of(t.clock, _CLOCK, Clock, usccs)
         leads = self._of(t.lead, _LEAD, _lead, usccs)
-        starts = {
-            row.uscc: row.first
-            for row in self._db.execute(
-                sa.select(t.participation.c.uscc, sa.func.min(t.participation.c.started_on).label("first"))
-                .where(*self._insured(usccs))
-                .group_by(t.participation.c.uscc)
-            )
-        }
+        starts = self._first_starts(usccs)
         frozen = set(
             self._db.scalars(
                 sa.select(t.frozen_key.c.subject).where(among(self._db, t.frozen_key.c.subject, usccs))
@@ -96,16 +89,17 @@ class Store:
         units: list[dict[str, Any]] = []
         clocks: list[dict[str, Any]] = []
         leads: list[dict[str, Any]] = []
-        opened: list[dict[str, Any]] = []
+        new: dict[sa.Table, list[dict[str, Any]]] = {t.unit: [], t.clock: [], t.lead: []}
         for case in cases:
             unit, clock, lead = self._loaded[case.uscc]
             if case.unit and case.unit != unit:
-                units.append(vars(case.unit))
+                (units if unit else new[t.unit]).append(vars(case.unit))
             if case.clock and vars(case.clock) != clock:
-                clocks.append(vars(case.clock))
+                (clocks if clock else new[t.clock]).append(vars(case.clock))
             if case.lead and vars(case.lead) != lead:
-                (leads if lead else opened).append(vars(case.lead))
-        insert_rows(self._db, t.lead, opened)
+                (leads if lead else new[t.lead]).append(vars(case.lead))
+        for table, rows in new.items():
+            insert_rows(self._db, table, rows)
         for table, rows, key in ((t.unit, units, "uscc"), (t.clock, clocks, "uscc"), (t.lead, leads, "id")):
             columns = [column.name for column in table.c if column.name != key]
             upsert_rows(self._db, table, rows, key=key, update=columns)
@@ -181,28 +175,37 @@ class Store:
 
     def put_participations(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keeps participations; of several rows of one, the last."""
-        upsert(
-            self._db,
-            t.participation,
-            list({row["id"]: row for row in rows}.values()),
-            key=["id"],
-            update=["state"],
+        last = list({row["id"]: row for row in rows}.values())
+        upsert_rows(self._db, t.participation, last, key="id", update=["state"])
+
+    def _first_starts(self, usccs: Collection[str]) -> dict[str, date]:
+        """Per unit that was ever insured, the earliest start of a participation that counts so."""
+        asked = each(self._db, usccs).subquery()
+        columns = t.participation.c
+        # Looked up for each unit by the index: joined, it was read whole for each batch while it was new.
+        first = (
+            sa.select(sa.func.min(columns.started_on))
+            .where(columns.uscc == asked.c.text, *self._insured())
+            .scalar_subquery()
         )
+        found = self._db.execute(sa.select(asked.c.text, first))
+        return {uscc: started_on for uscc, started_on in found if started_on is not None}
 
     def starts(self, usccs: Collection[str]) -> dict[str, dict[int, date]]:
         """Per unit, id and start of every participation that counts as being insured."""
         found: dict[str, dict[int, date]] = {uscc: {} for uscc in usccs}
         columns = t.participation.c
         for row in self._db.execute(
-            sa.select(columns.uscc, columns.id, columns.started_on).where(*self._insured(usccs))
+            sa.select(columns.uscc, columns.id, columns.started_on).where(
+                among(self._db, columns.uscc, usccs), *self._insured()
+            )
         ):
             found[row.uscc][row.id] = row.started_on
         return found
 
-    def _insured(self, usccs: Collection[str]) -> tuple[sa.ColumnElement[bool], ...]:
+    def _insured(self) -> tuple[sa.ColumnElement[bool], ...]:
         columns = t.participation.c
         return (
-            among(self._db, columns.uscc, usccs),
             columns.insurance.in_(self._rule.void_insurances),
             columns.form.in_(self._rule.forms),
             columns.state != "cancelled",

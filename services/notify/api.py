@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import SecretStr
 
-from services.notify.bindings import Bind, Bound, bind, follow_again, unfollow
+from services.notify.bindings import Bind, Bound, Turned, bind, follow_again, unfollow
 from services.notify.carriers import Receipt, ReceiptUnreadableError
 from services.notify.carriers.wechat_crypt import (
     CallbackEvent,
@@ -181,7 +181,8 @@ def public_routes(core: Core[NotifyWork], tools: Tools, *, per_s: float) -> APIR
         if not passes:
             raise too_many_requests(wait)
         asked = reference.upper(), uscc4.upper()
-        return VerifyOut(genuine=await core.read(lambda db: Store(db, tools.rules).is_genuine(*asked)))
+        recalled = await core.read(lambda db: Store(db, tools.rules).vouch(*asked))
+        return VerifyOut(genuine=recalled is not None, recalled=bool(recalled))
 
     return router
 
@@ -224,9 +225,9 @@ async def _take_event(core: Core[NotifyWork], event: CallbackEvent) -> str:
         (result,) = await core.call(take_report, Report(Channel.WECHAT, (event.receipt,)))
         return str(result)
     if event.kind is EventKind.UNFOLLOWED:
-        await core.call(unfollow, event.openid)
+        await core.call(unfollow, Turned(event.openid, event.at))
     elif event.kind is EventKind.FOLLOWED:
-        await core.call(follow_again, event.openid)
+        await core.call(follow_again, Turned(event.openid, event.at))
     return event.kind.value
 
 

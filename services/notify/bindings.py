@@ -1,13 +1,15 @@
 """Which phone belongs to which follower of the official account, and since when."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from services.notify.work import NotifyWork
 from shared.storage.work import Cause
 
 UNFOLLOWED: Final = "unfollowed"
+_SECOND: Final = timedelta(seconds=1)
 _WECHAT: Final = Cause("wechat", "callback")
 
 
@@ -48,15 +50,30 @@ def bind(work: NotifyWork, item: Bind) -> Bound:
     return Bound(True, work.now)
 
 
-def unfollow(work: NotifyWork, openid: str) -> None:
-    """A follower left the official account."""
-    end_bindings(work, work.tools.phones.of(openid), UNFOLLOWED, _WECHAT)
+@dataclass(frozen=True)
+class Turned:
+    """A follower left the official account or came back, at an instant of WeChat, which counts whole seconds."""
+
+    openid: str = field(repr=False)
+    at: datetime
 
 
-def follow_again(work: NotifyWork, openid: str) -> None:
-    """Restores what a follower was bound to when it left, unless either was bound otherwise since."""
-    row = work.store.last_binding(openid_index=work.tools.phones.of(openid))
-    if row is None or row.ended_by != UNFOLLOWED:
+def unfollow(work: NotifyWork, item: Turned) -> None:
+    """A follower left the official account. What was bound since is not touched: the news is old, or comes again."""
+    at = min(item.at, work.now)
+    ended = work.store.end_bindings(
+        work.tools.phones.of(item.openid), at=at, by=UNFOLLOWED, bound_before=item.at + _SECOND
+    )
+    _told(work, ended, UNFOLLOWED, _WECHAT)
+
+
+def follow_again(work: NotifyWork, item: Turned) -> None:
+    """Restores what a follower was bound to when it left, unless either was bound otherwise since.
+
+    Old news, from before it left, restores nothing.
+    """
+    row = work.store.last_binding(openid_index=work.tools.phones.of(item.openid))
+    if row is None or row.ended_by != UNFOLLOWED or item.at + _SECOND <= row.ended_at:
         return
     if work.store.last_binding(mobile_index=row.mobile_index) != row:
         return
@@ -65,12 +82,16 @@ def follow_again(work: NotifyWork, openid: str) -> None:
         openid_index=row.openid_index,
         openid=row.openid,
         source=row.source,
-        bound_at=work.now,
+        bound_at=min(item.at, work.now),
     )
     work.audit("binding.made", str(seq), cause=_WECHAT, source=row.source, restores=row.seq)
 
 
 def end_bindings(work: NotifyWork, openid_index: str, by: str, cause: Cause) -> None:
     """Ends what a follower is bound to."""
-    for seq in work.store.end_bindings(openid_index, at=work.now, by=by):
+    _told(work, work.store.end_bindings(openid_index, at=work.now, by=by), by, cause)
+
+
+def _told(work: NotifyWork, ended: Iterable[int], by: str, cause: Cause) -> None:
+    for seq in ended:
         work.audit("binding.ended", str(seq), cause=cause, by=by)

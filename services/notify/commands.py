@@ -44,6 +44,7 @@ from shared.events.notify import (
     NoticeUnreached,
     NoticeWithdrawn,
 )
+from shared.privacy import scrub
 from shared.storage.work import Cause
 
 PORTION: Final = 500
@@ -257,7 +258,8 @@ def _write(work: NotifyWork, members: Sequence[Candidate], reference: str) -> Wo
     first, rules = members[0], work.rules
     template = rules.templates[first.notice.wording]
     write = template.write_sms if first.openid is None else template.write_wechat
-    return write([m.notice.subject for m in members], rules.issuer, reference, first.notice.corrects)
+    wrong = "、".join(dict.fromkeys(one for member in members for one in member.wrong))
+    return write([m.notice.subject for m in members], rules.issuer, reference, wrong)
 
 
 def _unsayable(work: NotifyWork, members: Sequence[Candidate]) -> list[Notice]:
@@ -311,21 +313,30 @@ def _message(
 
 
 def record_outcomes(work: NotifyWork, outcomes: Iterable[tuple[str, Submission]]) -> None:
-    """Settles open attempts, given by their references, by what the carrier said."""
+    """Settles attempts, given by their references, by what the carrier said.
+
+    A definite answer also settles an attempt that another process gave up as unknown: whoever was stopped for
+    longer than its lease comes back with it.
+    """
     for reference, outcome in outcomes:
         attempt = work.store.attempt(reference)
-        if attempt is None or attempt.state != AttemptState.OPEN:
+        if attempt is None or attempt.state not in (AttemptState.OPEN, AttemptState.UNKNOWN):
             continue
+        given_up = attempt.state == AttemptState.UNKNOWN
         if isinstance(outcome, Accepted):
             _accept(work, attempt, outcome.message_group)
             _apply_early(work, attempt, outcome.message_group)
         elif isinstance(outcome, Unknown):
-            _leave_unknown(work, attempt, outcome.why)
+            if not given_up:
+                _leave_unknown(work, attempt, outcome.why)
+            continue
         elif isinstance(outcome, Refused):
             _refuse(work, attempt, outcome)
         else:
             again = _return if outcome.why in OURS or attempt.channel == Channel.SMS else _try_later
             _settle(work, attempt, AttemptState.RELEASED, outcome.why, again)
+        if given_up:
+            _free_phone(work, attempt.mobile_index)
 
 
 def give_up_open(work: NotifyWork) -> None:
@@ -600,7 +611,7 @@ def recall(work: NotifyWork, item: Recall) -> Recalled:
         "notices.recalled",
         work.rules.account,
         cause=item.cause,
-        reason=item.reason,
+        reason=scrub(item.reason),
         references=list(item.wrong.references),
         rule=item.wrong.rule,
         stage=item.wrong.stage,

@@ -59,10 +59,14 @@ Submit = Callable[[Outgoing], Awaitable[Submission]]
 
 @dataclass(frozen=True)
 class Due:
-    """What delivery has to do now: notices that may go, and others as they are to wait for slot or account."""
+    """What delivery has to do now: notices that may go, and others as they are to wait for slot or account.
+
+    `abandoned`: there are open attempts, whose outcome nobody waits for any more.
+    """
 
     ready: Sequence[Candidate] = ()
     waiting: Sequence[Notice] = ()
+    abandoned: bool = False
 
 
 class Delivery:
@@ -88,6 +92,7 @@ class Delivery:
         self._channels = channels
         self._rate = rate_per_s
         self._latest_s = latest_s
+        self._pacing = asyncio.Lock()
         self._next_slot = -math.inf
         self._failures = 0
         self._resume_at = -math.inf
@@ -156,13 +161,13 @@ class Delivery:
 
     async def _portion(self) -> bool:
         core = self._core
+        due = await core.read(self._due)
         # A portion leaves no attempt open: one that is open now belonged to a process, or a step, that died.
-        if await core.read(lambda db: Store(db, self._tools.rules).open_attempts()):
+        if due.abandoned:
             await core.run(give_up_open, urgent=True)
             return True
         if core.clock.monotonic() < self._resume_at:
             return False
-        due = await core.read(self._due)
         if due.waiting:
             await core.run(partial(put_aside, waiting=due.waiting))
         if not due.ready:
@@ -213,10 +218,12 @@ class Delivery:
 
     def _due(self, db: sa.Connection) -> Due:
         now = self._core.clock.now()
+        store = Store(db, self._tools.rules)
+        if store.open_attempts():
+            return Due(abandoned=True)
         at = self.next_delivery(db, now)
         if at is None or at > now:
             return Due()
-        store = Store(db, self._tools.rules)
         limit = min(max(1, math.ceil(self._rate * PORTION_S)), MOST)
         return self._gather(store, store.due_notices(now, limit), now)
 
@@ -249,7 +256,8 @@ class Delivery:
     ) -> list[Candidate]:
         tools = self._tools
         contacts = store.contacts(notice.uscc for notice in notices)
-        wrong = store.attempts(notice.corrects for notice in notices if notice.corrects)
+        corrected = {notice.corrects for notice in notices if notice.corrects}
+        wrong, parallels = store.attempts(corrected), store.parallels(corrected)
         found = []
         for notice in notices:
             version, sealed = contacts.get(notice.uscc, (0, b""))
@@ -263,7 +271,8 @@ class Delivery:
             except (CannotOpenError, ValueError):
                 found.append(Candidate(notice, None, version, readable=False))
             else:
-                found.append(Candidate(notice, mobile, version))
+                taken_back = parallels.get((notice.lead_id, notice.corrects)) if notice.corrects else None
+                found.append(Candidate(notice, mobile, version, wrong=tuple(taken_back or ())))
         line = lines.get(Channel.WECHAT)
         return (
             self._with_followers(store, found, line) if line and Channel.WECHAT in self._channels else found
@@ -321,11 +330,8 @@ class Delivery:
             log.error(event, service=self._core.name, code=outcome.code, fix=outcome.text)
 
     async def _submit(self, message: Outgoing, began: float) -> tuple[Outgoing, Submission]:
-        clock = self._core.clock
-        slot = max(self._next_slot, clock.monotonic())
-        self._next_slot = slot + 1 / self._rate
         try:
-            await asyncio.sleep(slot - clock.monotonic())
+            await self._turn()
             # The brake is looked at each time, so that a stop acts within a second whatever is under way.
             brakes = await self._core.read(lambda db: Store(db, self._tools.rules).brakes())
             admitted = brakes[message.attempt.channel].admits(message.attempt.mobile_index)
@@ -334,6 +340,13 @@ class Delivery:
             log.warning("submission_failed", service=self._core.name, error=type(error).__name__)
             outcome = Unknown(type(error).__name__)
         return message, outcome
+
+    async def _turn(self) -> None:
+        """Waits for the carrier's next slot. Counted from the last one that was used: a stall is not made up for."""
+        clock = self._core.clock
+        async with self._pacing:
+            await asyncio.sleep(self._next_slot - clock.monotonic())
+            self._next_slot = clock.monotonic() + 1 / self._rate
 
     async def _hand_over(self, message: Outgoing, began: float, *, admitted: bool) -> Submission:
         if self._stopping:

@@ -292,7 +292,8 @@ class Candidate:
     """A notice that is due, the phone it would go to (None: no usable one), and which contacts say so.
 
     `openid` names the follower that the phone is bound to, where the notice may go by WeChat. `readable` is
-    false where the contacts can't be opened: nobody knows whether there is a phone.
+    false where the contacts can't be opened: nobody knows whether there is a phone. `wrong` holds the references
+    of all that a correction takes back.
     """
 
     notice: Notice
@@ -300,6 +301,7 @@ class Candidate:
     contact_version: int
     openid: str | None = field(default=None, repr=False)
     readable: bool = True
+    wrong: tuple[str, ...] = ()
 
     @property
     def channel(self) -> Channel:

@@ -16,7 +16,9 @@ from shared.clock import Clock
 MOST = 1_000
 """Items that registry takes in one look."""
 REFUSED_QUESTION = "question_refused"
-"""Why a notice waits whose question registry refused (422): the contracts of the two differ."""
+"""Why a notice waits whose question registry refused: the contracts of the two differ."""
+_REFUSALS = (400, 413, 422)
+"""What registry answers to a question that it can't read. Others, like 403, are no matter of one question."""
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +58,7 @@ class RegistryLastLook:
     async def _look(self, candidates: Sequence[Candidate]) -> list[Go | Hold]:
         asked_at = self.clock.now()
         answer = await self._ask({"items": [_question(candidate) for candidate in candidates]})
-        if answer.status_code == httpx.codes.UNPROCESSABLE_ENTITY:
+        if answer.status_code in _REFUSALS:
             return await self._without_the_refused(candidates)
         if answer.status_code != httpx.codes.OK:
             raise NoAnswerError(f"status {answer.status_code}")

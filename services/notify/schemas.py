@@ -48,12 +48,12 @@ class SendingOut(BaseModel):
 class BindingIn(Body):
     """A phone and the follower of the official account that it belongs to.
 
-    `source` says how the owner of the phone was made sure of, like `sms_code`.
+    `source` is a word for how the owner of the phone was made sure of, like `sms_code`.
     """
 
     mobile: Mobile
     openid: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{20,64}$")]
-    source: Annotated[str, Text(64)]
+    source: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 
 class BindingOut(BaseModel):
@@ -110,9 +110,10 @@ class RecallOut(BaseModel):
 
 
 class VerifyOut(BaseModel):
-    """Whether we sent this message about this unit; nothing else is said."""
+    """Whether we sent this message about this unit, and `recalled`: took it back since. Nothing else is said."""
 
     genuine: bool
+    recalled: bool
 
 
 class NoticeRow(BaseModel):

@@ -270,9 +270,13 @@ class Store:
         seq: int = self._db.scalar(sa.insert(binding).values(**values).returning(binding.c.seq)) or 0
         return seq
 
-    def end_bindings(self, openid_index: str, *, at: datetime, by: str) -> list[int]:
-        """Ends what a follower is bound to; returns the numbers of those bindings."""
+    def end_bindings(
+        self, openid_index: str, *, at: datetime, by: str, bound_before: datetime | None = None
+    ) -> list[int]:
+        """Ends what a follower is bound to, or was before an instant; returns the numbers of those bindings."""
         ended = sa.update(binding).where(binding.c.openid_index == openid_index, binding.c.ended_at.is_(None))
+        if bound_before is not None:
+            ended = ended.where(binding.c.bound_at < bound_before)
         return list(self._db.scalars(ended.values(ended_at=at, ended_by=by).returning(binding.c.seq)))
 
     def end_binding(self, seq: int, *, at: datetime, by: str) -> None:
@@ -307,17 +311,48 @@ class Store:
         rows = self._db.execute(sa.select(attempt).where(attempt.c.reference.in_(set(references))))
         return {row.reference: row for row in rows}
 
-    def is_genuine(self, reference: str, uscc4: str) -> bool:
-        """Whether a message with this reference left and is about a unit whose code ends so."""
+    def parallels(self, references: Iterable[str]) -> dict[tuple[str, str], list[str]]:
+        """By lead and reference of a message: the references of all messages of the same notice, oldest first.
+
+        Two where an SMS followed a WeChat message: whoever got them has both.
+        """
+        asked, own = attempt_notice.alias("asked"), attempt_notice.alias("own")
+        rows = self._db.execute(
+            sa.select(notice.c.lead_id, asked.c.reference.label("asked"), attempt.c.reference)
+            .select_from(asked)
+            .join(notice, notice.c.id == asked.c.notice_id)
+            .join(own, own.c.notice_id == notice.c.id)
+            .join(attempt, attempt.c.reference == own.c.reference)
+            .where(asked.c.reference.in_(set(references)), attempt.c.state.in_(_LEFT))
+            .order_by(attempt.c.opened_at, attempt.c.reference)
+        )
+        found: dict[tuple[str, str], list[str]] = {}
+        for row in rows:
+            found.setdefault((row.lead_id, row.asked), []).append(row.reference)
+        return found
+
+    def vouch(self, reference: str, uscc4: str) -> bool | None:
+        """Whether the message with this reference was taken back from a unit whose code ends so.
+
+        None where no such message left, or is not about such a unit.
+        """
+        correction, own = notice.alias("correction"), attempt_notice.alias("own")
+        taken_back = (
+            sa.select(correction.c.id)
+            .join(own, own.c.reference == correction.c.corrects)
+            .where(own.c.notice_id == notice.c.id, correction.c.lead_id == notice.c.lead_id)
+            .exists()
+        )
         found = (
-            sa.select(sa.literal(1))
+            sa.select(taken_back)
             .select_from(attempt)
             .join(attempt_notice, attempt_notice.c.reference == attempt.c.reference)
             .join(notice, notice.c.id == attempt_notice.c.notice_id)
             .where(attempt.c.reference == reference, attempt.c.state.in_(_LEFT))
             .where(sa.func.substr(notice.c.uscc, 15) == uscc4)
         )
-        return self._db.scalar(found.limit(1)) is not None
+        answers = [bool(answer) for answer in self._db.scalars(found)]
+        return any(answers) if answers else None
 
     def attempts_of(self, notice_id: str) -> list[Any]:
         """The rows of a notice's attempts, oldest first."""

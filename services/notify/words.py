@@ -37,7 +37,7 @@ GROUP: Final = _ALWAYS | {"units", "count", "deadline"}
 FIELDS: Final = _ALWAYS | {"units", "deadline"}
 """The same for the fields of a WeChat message, all together."""
 LONE_CORRECTION: Final = _ALWAYS | {"unit", "corrects"}
-"""The same for a correction; `corrects` is the reference of the message that was wrong."""
+"""The same for a correction; `corrects` names the messages that were wrong by their references."""
 GROUP_CORRECTION: Final = _ALWAYS | {"units", "count", "corrects"}
 
 

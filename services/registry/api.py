@@ -497,7 +497,7 @@ async def send(
         if problem.status < 500:
             receiving.abandon()
         raise
-    if batch.id != batch_id:
+    if batch.file_id != batch_id:
         receiving.abandon()
     where = f"{request.scope.get('root_path', '')}/v1/batches/{batch.id}"
     shown = (await _shown(room, batch.id, who)).model_dump(mode="json")

@@ -71,7 +71,7 @@ def build(
             Duty("intake", intake.step, intake.next_due, exclusive=True),
         ],
         at_start=intake.clear_files,
-        measure=partial(_measure, vault, city),
+        measure=partial(_measure, vault, city, kept=kept),
     )
     lookers = ThreadPoolExecutor(LOOKERS, thread_name_prefix="registry-look")
     service.app.state.room = Room(core, vault, city, lookers, _looked(core.metrics), kept, contracts)
@@ -98,7 +98,9 @@ def _looked(metrics: Metrics) -> prometheus_client.Counter:
     return counter
 
 
-def _measure(vault: Vault, city: City, db: sa.Connection, now: datetime, reading: Reading) -> None:
+def _measure(
+    vault: Vault, city: City, db: sa.Connection, now: datetime, reading: Reading, *, kept: Files
+) -> None:
     store, day = Store(db, vault), today(now)
     marks = store.complete_through()
     late = {(item.id,): late_days(item.mode, marks.get(item.id), day) for item in city.datasets.values()}
@@ -116,6 +118,11 @@ def _measure(vault: Vault, city: City, db: sa.Connection, now: datetime, reading
     )
     batches = dict.fromkeys(((str(state),) for state in BatchState), 0) | store.count_batches()
     reading.gauges("batches", "Files that departments sent, by state", ["state"], batches)
+    reading.gauge(
+        "batches_without_file",
+        "Batches to be applied of which this process does not find the file in its data folder",
+        sum(not kept.has(batch.file_id) for batch in store.pending_batches()),
+    )
     units, uninsured = store.count_units(day), store.count_units(day, insured=False)
     reading.gauges(
         "units",

@@ -7,6 +7,7 @@ The two that come in great numbers take a list and answer per item; a later item
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from operator import itemgetter
 from typing import Any, Final
 
 from services.registry.domain import (
@@ -397,7 +398,7 @@ def record_participations(
     tokens = [person.token for person in people.values()]
     standing = {known.spell: known for known in work.store.standing(tokens)}
     firsts = work.store.firsts(tokens)
-    disputes = work.store.disputes(item.uscc for item in items if item.uscc)
+    whom, disputes = _disputes(work, items)
 
     # Ids come from the database, so the new ones are told apart first, inserted, and only then spoken of.
     new: dict[Spell, Participation] = {}
@@ -415,7 +416,7 @@ def record_participations(
 
     outcomes: list[Recorded | Problem] = []
     decided: dict[tuple[int, Insurance], First] = {}
-    for entry in found:
+    for entry, digests in zip(found, whom, strict=True):
         if isinstance(entry, Problem):
             outcomes.append(entry)
             continue
@@ -435,25 +436,47 @@ def record_participations(
         outcome = Recorded(participation, person, first.participation_id == participation.id, doubts, is_new)
         if is_new:
             _tell_started(work, claim.item.cause, outcome, first)
-        disputes = _settle_corrected(work, claim.item, disputes)
+        _settle_corrected(work, claim.item, digests, disputes)
         outcomes.append(outcome)
     work.store.save_firsts(decided)
     return outcomes
 
 
+_Disputes = dict[str, dict[tuple[str, int], RejectedRow]]
+"""Disputed rows by place, under each digest of whom they are about."""
+
+
+def _disputes(
+    work: RegistryWork, items: Sequence[RecordParticipation]
+) -> tuple[list[tuple[str, ...]], _Disputes]:
+    """For each item the digests of whom it is about, where its unit has disputes; and the disputes about them."""
+    held = work.store.disputed(item.uscc for item in items if item.uscc)
+    whom = [
+        work.store.row_keys(item.uscc, item.id_number, item.name) if item.uscc in held else ()
+        for item in items
+    ]
+    disputes: _Disputes = {}
+    for row in work.store.disputes({digest for digests in whom for digest in digests}):
+        for digest in row.keys:
+            disputes.setdefault(digest, {})[row.batch_id, row.row] = row
+    return whom, disputes
+
+
 def _settle_corrected(
-    work: RegistryWork, item: RecordParticipation, disputes: list[RejectedRow]
-) -> list[RejectedRow]:
-    """Settles the rows that this one corrects, and returns the others. Rows of its own file it leaves alone."""
-    about = [row for row in disputes if row.uscc == item.uscc and row.batch_id != item.batch_id]
-    if not about:
-        return disputes
-    keys = set(work.store.row_keys(item.uscc or "", item.id_number, item.name))
-    corrected_rows = [row for row in about if keys.intersection(row.keys)]
+    work: RegistryWork, item: RecordParticipation, digests: Sequence[str], disputes: _Disputes
+) -> None:
+    """Settles the rows that this one corrects, and takes them out. Rows of its own file it leaves alone."""
+    about = {
+        place: row
+        for digest in digests
+        for place, row in disputes.get(digest, {}).items()
+        if row.batch_id != item.batch_id
+    }
     by = f"batch {item.batch_id}" if item.batch_id else "a single call"
-    for row in corrected_rows:
+    for place, row in sorted(about.items(), key=itemgetter(0)):
         settle_dispute(work, row, item.cause, reason=f"corrected by {by}")
-    return [row for row in disputes if row not in corrected_rows]
+        for digest in row.keys:
+            del disputes[digest][place]
 
 
 def settle_dispute(work: RegistryWork, row: RejectedRow, cause: Cause, *, reason: str) -> None:
@@ -662,9 +685,16 @@ def check_declaration(work: RegistryWork, item: DeclareComplete) -> date | None:
             zh="该数据集为实时方式，每日自动完整，无需声明",
             en="the data set is live: each day is complete by itself when it is over",
         )
-    if item.through > work.today:
+    if item.through >= work.today:
         raise unprocessable(
-            [FieldError("/through", "in_future", "不得晚于今天", "must not lie in the future")]
+            [
+                FieldError(
+                    "/through",
+                    "not_over",
+                    "须早于今天：当天结束后才能声明完整",
+                    "must lie before today; declare a day when it is over",
+                )
+            ]
         )
     before = work.store.complete_through().get(item.dataset)
     if before is not None and item.through < before:

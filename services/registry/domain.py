@@ -597,7 +597,7 @@ class Batch:
     `position` and `line` are the byte and the line behind the last row applied, `layout` how it is read,
     `rows` how many there are. `client` and `correlation` are those of the request that brought it, or that
     withdrew it: then `taken_back` and `kept` count what it had brought, and `replaced` says whether another
-    file is to take its place.
+    file is to take its place. `file` is the id that the file is kept under since it was sent again.
     """
 
     id: str
@@ -622,11 +622,17 @@ class Batch:
     replaced: bool | None = None
     taken_back: int = 0
     kept: int = 0
+    file: str | None = None
 
     @property
     def is_over(self) -> bool:
         """Nothing more will come of it by itself."""
         return self.state not in PENDING
+
+    @property
+    def file_id(self) -> str:
+        """The id that its file is kept under."""
+        return self.file or self.id
 
 
 @dataclass(frozen=True)

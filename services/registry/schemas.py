@@ -27,7 +27,7 @@ from services.registry.domain import (
 )
 from shared.http import Body, Choice, Day, Flag, Listing, Many, Text, Whole, refuse
 from shared.identifiers import MobileProblem, UsccProblem, check_mobile, check_uscc
-from shared.privacy import mask_id_number, mask_mobile, mask_name
+from shared.privacy import mask_id_number, mask_mobile, mask_name, scrub
 
 _USCC_FAULTS = {
     UsccProblem.LENGTH: ("须为18位", "must have 18 characters"),
@@ -66,11 +66,24 @@ def _mobile(text: str) -> str:
 
 
 def _registered_name(name: str) -> str:
-    if _NOT_IN_A_NAME.search(unicodedata.normalize("NFKC", name)):
+    plain = unicodedata.normalize("NFKC", name)
+    if _NOT_IN_A_NAME.search(plain) or scrub(plain) != plain:
         raise refuse(
             "suspicious_name",
-            zh="单位名称不得含有网址或【】，请按登记的名称填写",
-            en="a registered name holds no web address and no 【】; give it as it is registered",
+            zh="单位名称不得含有网址、【】、手机号码或身份证号码，请按登记的名称填写",
+            en="a registered name holds no web address, no 【】, and no number of a phone or a person;"
+            " give it as it is registered",
+        )
+    return _no_formula(name)
+
+
+def _no_formula(name: str) -> str:
+    """A spreadsheet would take it for something to work out."""
+    if unicodedata.normalize("NFKC", name).startswith(("=", "+", "@")):
+        raise refuse(
+            "suspicious_name",
+            zh="名称不得以 =、+、@ 开头，请按登记的名称填写",
+            en="a name does not begin with =, + or @; give it as it is registered",
         )
     return name
 
@@ -80,8 +93,9 @@ Uscc = Annotated[str, AfterValidator(_uscc)]
 Mobile = Annotated[str, Text(32), AfterValidator(_mobile)]
 """A mobile number; +86 and blanks are taken away."""
 Name = Annotated[str, Text(200, name=True), AfterValidator(_registered_name)]
-"""A unit's registered name: no address of the net and no 【】, which would pass for another sender in a message."""
-PersonName = Annotated[str, Text(100, name=True)]
+"""A unit's registered name: it goes into messages and lists, so it holds no address of the net, no 【】, which
+would pass for another sender, and no number of a person."""
+PersonName = Annotated[str, Text(100, name=True), AfterValidator(_no_formula)]
 Town = Annotated[str, Text(32)]
 Address = Annotated[str, Text(200)]
 Industry = Annotated[str, Field(pattern=r"^[A-T]([0-9]{2,4})?$")]

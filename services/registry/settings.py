@@ -12,7 +12,10 @@ from shared.settings import ServiceSettings
 
 
 class RegistrySettings(ServiceSettings):
-    """Settings of registry, prefix `YINGBAO_REGISTRY_`."""
+    """Settings of registry, prefix `YINGBAO_REGISTRY_`.
+
+    Its processes share one `data_dir`: what one takes in, another applies.
+    """
 
     model_config = SettingsConfigDict(env_prefix="YINGBAO_REGISTRY_")
 

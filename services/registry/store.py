@@ -35,6 +35,7 @@ from services.registry.tables import (
     CALENDAR_YEAR,
     CONTACT,
     DATASET,
+    DISPUTE_KEY,
     FIRST_PARTICIPATION,
     PARTICIPATION,
     PERSON,
@@ -44,8 +45,8 @@ from services.registry.tables import (
 from shared.calendar import Year
 from shared.ids import new_token
 from shared.privacy import Cipher, Index
-from shared.storage.bulk import insert_rows
-from shared.storage.database import upsert
+from shared.storage.bulk import among, insert_rows
+from shared.storage.database import insert_new, upsert
 
 
 @dataclass(frozen=True)
@@ -377,7 +378,7 @@ class Store:
         self._db.execute(sa.update(BATCH).where(BATCH.c.id == batch.id).values(_batch_row(batch)))
 
     def add_rejected(self, rejected: Sequence[RejectedRow]) -> None:
-        """Keeps rows that were not applied, with what is wrong with them."""
+        """Keeps rows that were not applied, with what is wrong with them. One that is kept already stays."""
         rows = []
         for item in rejected:
             row = vars(item) | {"keys": list(item.keys)}
@@ -387,7 +388,14 @@ class Store:
             }
             sealed = self._vault.records.seal(_json(secret), context=f"row:{item.batch_id}:{item.row}")
             rows.append({**row, "sealed": sealed})
-        insert_rows(self._db, REJECTED_ROW, rows)
+        new = set(insert_new(self._db, REJECTED_ROW, rows, key=["batch_id", "row"]))
+        keys = [
+            {"digest": digest, "batch_id": item.batch_id, "row": item.row}
+            for item in rejected
+            if item.disputed and (item.batch_id, item.row) in new
+            for digest in set(item.keys)
+        ]
+        insert_rows(self._db, DISPUTE_KEY, keys)
 
     def rejected(self, batch_id: str, *, after: int, limit: int) -> list[RejectedRow]:
         """Rejected rows of a batch behind a line, by line."""
@@ -399,9 +407,14 @@ class Store:
         where = (REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
         return set(self._db.scalars(sa.select(REJECTED_ROW.c.uscc).where(*where).distinct()))
 
-    def disputes(self, usccs: Iterable[str]) -> list[RejectedRow]:
-        """Disputed rows about these units."""
-        return self._rejected(REJECTED_ROW.c.uscc.in_(set(usccs)), REJECTED_ROW.c.disputed)
+    def disputes(self, digests: Collection[str]) -> list[RejectedRow]:
+        """Disputed rows that have one of these among their keys."""
+        if not digests:
+            return []
+        places = sa.select(DISPUTE_KEY.c.batch_id, DISPUTE_KEY.c.row).where(
+            among(self._db, DISPUTE_KEY.c.digest, digests)
+        )
+        return self._rejected(sa.tuple_(REJECTED_ROW.c.batch_id, REJECTED_ROW.c.row).in_(places))
 
     def disputes_of(self, batch_id: str, limit: int) -> list[RejectedRow]:
         """Disputed rows of a batch, by line."""
@@ -416,6 +429,9 @@ class Store:
         """A row is disputed no more."""
         where = (REJECTED_ROW.c.batch_id == batch_id, REJECTED_ROW.c.row == row)
         self._db.execute(sa.update(REJECTED_ROW).where(*where).values(disputed=False))
+        self._db.execute(
+            sa.delete(DISPUTE_KEY).where(DISPUTE_KEY.c.batch_id == batch_id, DISPUTE_KEY.c.row == row)
+        )
 
     def _rejected(self, *where: sa.ColumnElement[bool], limit: int | None = None) -> list[RejectedRow]:
         rows = self._db.execute(

@@ -138,6 +138,7 @@ BATCH = sa.Table(
     sa.Column("replaced", sa.Boolean, comment="withdrawn: whether another file is to take its place"),
     sa.Column("taken_back", sa.Integer, nullable=False, server_default="0"),
     sa.Column("kept", sa.Integer, nullable=False, server_default="0", comment="effects that outlast it"),
+    sa.Column("file", sa.String(36), comment="what the file is kept under; None: the id of the batch"),
     sa.UniqueConstraint("department", "dataset", "sha256"),
     sa.Index("batch_state", "state", "id"),
     comment="files that departments sent, and how far they are applied; the same file is the same batch",
@@ -167,4 +168,14 @@ REJECTED_ROW = sa.Table(
     sa.Column("disputed", sa.Boolean, comment="None: it concerns no unit"),
     sa.Index("rejected_row_of_unit", "uscc", "disputed"),
     comment="rows that were not applied; a disputed one holds messages to its unit",
+)
+
+DISPUTE_KEY = sa.Table(
+    "dispute_key",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("batch_id", sa.String(36), primary_key=True),
+    sa.Column("row", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Index("dispute_key_row", "batch_id", "row"),
+    comment="finds the disputed rows about a person of a unit; gone once they are settled",
 )

@@ -23,7 +23,7 @@ class Event(BaseModel):
 
     @property
     def subject(self) -> str:
-        """The ordering key: a USCC, a person token, or `*` for a broadcast."""
+        """The ordering key: a USCC, a person token, a data set, or `*` for a broadcast."""
         return "*" if self.broadcast else str(getattr(self, "uscc"))  # noqa: B009 - a field of most events
 
 

@@ -190,9 +190,9 @@ class BatchAccepted(Event):
 
 
 class BatchWithdrawn(Event):
-    """A file was taken back, behind the events that undid what it had brought.
+    """A file was taken back. Told after the events that undid what it had brought, but under its data set.
 
-    `taken_back` of its rows were undone, `kept` were not: something else had touched what they brought, or
+    So it may be heard before them: theirs have other keys. `taken_back` of its rows were undone, `kept` were not: something else had touched what they brought, or
     they only ended a participation. `replaced`: a corrected file is to take its place.
     """
 

@@ -145,8 +145,8 @@ class Listing:
 
 
 def _day(value: Any) -> date:
-    if type(value) is date:
-        return value
+    if type(value) is date:  # a row of a file was read already
+        return _in_range(value)
     wrong = refuse("not_a_day", zh="须为日期，如 2026-02-10", en="must be a day, like 2026-02-10")
     if not isinstance(value, str) or not _DAY.fullmatch(value):
         raise wrong

@@ -5,7 +5,7 @@ a reason that will not go away is parked with its error, and later ones of its k
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -19,8 +19,9 @@ from pydantic import ValidationError
 from shared.events.base import Envelope, Event
 from shared.events.catalogue import topic_of
 from shared.messaging.bus import Message
+from shared.storage.bulk import among, insert_new_keys
 from shared.storage.committer import Run
-from shared.storage.database import insert_new, is_transient
+from shared.storage.database import is_transient
 from shared.storage.retention import STAND_IN
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
@@ -148,15 +149,7 @@ class Consumer:
         ]
         first = {envelope.id: (message, envelope) for message, envelope in reversed(wanted)}
         ids = list(dict.fromkeys(envelope.id for _, envelope in wanted))
-        claimed = {
-            row[0]
-            for row in insert_new(
-                work.db,
-                self._plumbing.inbox,
-                [{"id": id_, "received_at": work.wall} for id_ in ids],
-                key=["id"],
-            )
-        }
+        claimed = self._claim(work, ids)
         new = [first[id_] for id_ in ids if id_ in claimed]
         parked = self._parked_keys(work, new)
         diverted = [pair for pair in new if (pair[0].topic, lane(pair[0])) in parked]
@@ -164,6 +157,10 @@ class Consumer:
         going = [pair for pair in new if (pair[0].topic, lane(pair[0])) not in parked]
         self._handle(work, going)
         return Counter(handled=len(going), duplicate=len(wanted) - len(new), diverted=len(diverted))
+
+    def _claim(self, work: Work, ids: Collection[str]) -> set[str]:
+        """Writes ids into the inbox; those that were not there yet are this work's to handle."""
+        return insert_new_keys(work.db, self._plumbing.inbox, ids, received_at=work.wall)
 
     def _handle(self, work: Work, pairs: Sequence[tuple[Message, Envelope]]) -> None:
         received = []
@@ -176,7 +173,7 @@ class Consumer:
 
     def _park(self, work: Work, message: Message, reason: str) -> Counter[str]:
         id_ = _id_of(message)
-        if not insert_new(work.db, self._plumbing.inbox, [{"id": id_, "received_at": work.wall}], key=["id"]):
+        if not self._claim(work, [id_]):
             return Counter(duplicate=1)
         is_first = not self._parked_keys(work, [(message, None)])  # in any topic
         self._insert_parked(work, [(message, id_, reason)])
@@ -190,7 +187,9 @@ class Consumer:
         if not subjects:
             return set()
         found = work.db.execute(
-            sa.select(table.c.topic, table.c.subject).distinct().where(table.c.subject.in_(subjects))
+            sa.select(table.c.topic, table.c.subject)
+            .distinct()
+            .where(among(work.db, table.c.subject, subjects))
         )
         return {(row.topic, row.subject) for row in found}
 

@@ -15,11 +15,11 @@ from shared.events.base import Envelope
 from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Bus, Message, partition_of
 from shared.storage.committer import Run
-from shared.storage.lease import LEASE, Lease
+from shared.storage.lease import Lease
 from shared.storage.tables import Plumbing
 from shared.storage.work import Work
 
-BATCH = 500
+BATCH = 2_000
 
 
 class Relay:
@@ -43,17 +43,15 @@ class Relay:
         self._wall = wall
         self._run = run
         self._read = read
-        self._ask_at = wall()
 
     async def step(self) -> bool:
         """Publishes one batch; True when more is waiting. Raises when the bus or the database failed."""
         rows = await self._read(self._unpublished)
         if not rows:
             return False
-        if (asked := self._wall()) >= self._ask_at:
-            if not await self._run(self._lease.take, keys=[self._lease.key]):
-                return False  # another process publishes
-            self._ask_at = asked + LEASE / 4  # until then nobody can have taken it
+        lease = self._lease
+        if not lease.is_fresh(self._wall()) and not await self._run(lease.take, keys=[lease.key]):
+            return False  # another process publishes
         await self._bus.publish([message_of(self._source, row) for row in rows])
         await self._run(partial(self._move, rows), keys=[self._lease.key])
         return len(rows) == BATCH
@@ -69,7 +67,6 @@ class Relay:
     def _move(self, rows: list[Any], work: Work) -> None:
         outbox = self._plumbing.outbox
         if not self._lease.is_held(work):
-            self._ask_at = work.wall
             return  # the lease went on: its new holder publishes these again, and consumers know them
         for first, last in _runs([row.seq for row in rows]):
             these = outbox.c.seq.between(first, last)

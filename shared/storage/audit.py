@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -44,14 +45,46 @@ class Block:
 class Verdict:
     """What `verify` found. `breaks` are sentences; none: everything up to the newest block is as it was.
 
-    A chain whose end was cut off looks whole. `hashes`, of all blocks in order, tell whether one that was
-    noted elsewhere is still among them.
+    Without a head, a chain whose end was cut off looks whole. `hashes`, of all blocks in order, tell whether one
+    that was noted elsewhere is still among them.
     """
 
     breaks: list[str]
     hashes: list[str]
     unsealed: int
     unsealed_since: datetime | None
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest block, as it is remembered outside the database. A file that says neither is no block's."""
+
+    no: int
+    hash: str
+
+
+def read_head(file: Path) -> Head | None:
+    """What is remembered in a file; None without one."""
+    try:
+        no, _, digest = file.read_text(encoding="utf-8").strip().partition(" ")
+    except FileNotFoundError:
+        return None
+    return Head(int(no) if no.isdecimal() else 0, digest)
+
+
+def keep_head(file: Path, block: Block) -> bool:
+    """Remembers a block that was sealed and committed; whoever reads finds the old one or the new one.
+
+    False, and nothing is written, where the block does not follow what is remembered: blocks were taken away,
+    or another process has sealed one more meanwhile. `verify` tells which.
+    """
+    known = read_head(file)
+    if known and (known.no >= block.no or (known.no == block.no - 1 and known.hash != block.previous)):
+        return False
+    part = file.with_name(f"{file.name}.{block.no}.part")
+    part.write_text(f"{block.no} {block.hash}\n", encoding="utf-8")
+    part.replace(file)
+    return True
 
 
 def seal(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> Block | None:
@@ -77,8 +110,11 @@ def seal(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> Block | No
     return block
 
 
-def verify(db: sa.Connection, plumbing: Plumbing) -> Verdict:
-    """Reads the whole trail, block by block, and says where it was altered and what is not sealed yet."""
+def verify(db: sa.Connection, plumbing: Plumbing, head: Head | None = None) -> Verdict:
+    """Reads the whole trail, block by block, and says where it was altered and what is not sealed yet.
+
+    `head`, read before `db` was, must be among the blocks.
+    """
     audit = plumbing.audit
     # Counted before the blocks are read: one that is sealed meanwhile can't look like one that is missing.
     by_block = sa.select(audit.c.block, sa.func.count()).group_by(audit.c.block)
@@ -93,6 +129,8 @@ def verify(db: sa.Connection, plumbing: Plumbing) -> Verdict:
         hashes.append(block.hash)
         before = block
     breaks += [f"block {no} is missing; rows that name it: {number}" for no, number in counted.items()]
+    if head is not None and head.hash not in hashes:
+        breaks.append(f"block {head.no} is remembered as sealed, and not in the chain: {head.hash}")
     return Verdict(breaks, hashes, unsealed, since)
 
 

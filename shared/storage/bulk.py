@@ -14,7 +14,7 @@ import psycopg
 import sqlalchemy as sa
 from pydantic_core import to_json
 
-from shared.storage.database import WRITES
+from shared.storage.database import WRITES, dialect_insert
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -64,10 +64,32 @@ def upsert_rows(db: sa.Connection, table: sa.Table, rows: Rows, *, key: str, upd
 
 def among(db: sa.Connection, column: sa.ColumnElement[Any], texts: Collection[str]) -> sa.ColumnElement[bool]:
     """Whether a text column holds one of these: one parameter, however many they are."""
+    # A query, not an array: PostgreSQL then joins, also where it knows nothing of the table yet, instead of
+    # comparing each row with each text.
+    return column.in_(each(db, texts))
+
+
+def insert_new_keys(db: sa.Connection, table: sa.Table, keys: Collection[str], **same: Any) -> set[str]:
+    """Inserts a row for each key that is not there yet, all with the `same` values; returns those keys.
+
+    The key is the table's primary key, a text.
+    """
+    if not keys:
+        return set()
+    (key,) = table.primary_key.columns
+    values = [sa.literal(value, table.c[name].type) for name, value in same.items()]
+    # SQLite takes ON CONFLICT after a SELECT only when that has a WHERE.
+    rows = each(db, keys).add_columns(*values).where(sa.true())
+    statement = dialect_insert(db, table).from_select([key.name, *same], rows).on_conflict_do_nothing()
+    return set(db.scalars(statement.returning(key)))
+
+
+def each(db: sa.Connection, texts: Collection[str]) -> sa.Select[tuple[str]]:
+    """One row for each text, in a column `text`: one parameter, however many they are."""
     if db.dialect.name == "sqlite":
-        return column.in_(sa.select(sa.func.json_each(json.dumps(list(texts))).table_valued("value").c.value))
-    listed = sa.select(sa.func.json_array_elements_text(sa.literal(list(texts), sa.JSON)))
-    return column == sa.any_(sa.func.array(listed.scalar_subquery()))
+        rows = sa.func.json_each(json.dumps(list(texts))).table_valued("value")
+        return sa.select(rows.c.value.label("text"))
+    return sa.select(sa.func.json_array_elements_text(sa.literal(list(texts), sa.JSON)).label("text"))
 
 
 def _target(db: sa.Connection, table: sa.Table, rows: Rows) -> str:

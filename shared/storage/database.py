@@ -53,11 +53,11 @@ class Database:
             _configure_sqlite(self._reader, begin="BEGIN", query_only=True)
         else:
             options["connect_args"] = _POSTGRES
-            self._writer = sa.create_engine(self.url, pool_size=2, **options)
+            # The driver begins nothing: BEGIN goes with the locks, in one round trip.
+            self._writer = sa.create_engine(self.url, pool_size=2, isolation_level="AUTOCOMMIT", **options)
             self._reader = sa.create_engine(
                 self.url,
                 pool_size=readers,
-                pool_pre_ping=True,  # after a restart of the server a reader should not fail first
                 isolation_level="REPEATABLE READ",
                 execution_options={"postgresql_readonly": True},
                 **options,
@@ -74,11 +74,10 @@ class Database:
         it touches only what belongs to them, or to rows that it locks itself.
         """
         with self._writer.connect() as db, db.begin():
+            if not self.is_sqlite:
+                db.exec_driver_sql(_begin(keys))
             db.info[WRITES] = 0
             db.info[KEYED] = keys is not None
-            if not self.is_sqlite:
-                db.exec_driver_sql(_ALONE if keys is None else _AMONG_OTHERS)
-            lock_keys(db, keys or ())
             yield db
 
     @contextmanager
@@ -93,20 +92,16 @@ class Database:
         self._reader.dispose()
 
 
-_ALONE = "SELECT pg_advisory_xact_lock(0)"
-_AMONG_OTHERS = "SELECT pg_advisory_xact_lock_shared(0)"
-_KEYS = "SELECT pg_advisory_xact_lock(key) FROM unnest(%s::bigint[]) AS key"
+def _begin(keys: Collection[str] | None) -> str:
+    """Begins a transaction that has the database alone, or these keys of it.
 
-
-def lock_keys(db: sa.Connection, keys: Collection[str]) -> None:
-    """Waits until no other transaction holds any of these keys, and holds them until the end of this one.
-
-    On SQLite there is nothing to do: a writer has the file alone. Sorted, so that two that want the same
-    keys do not wait for each other.
+    Keys are locked sorted, so that two that want the same do not wait for each other.
     """
-    if keys and db.dialect.name != "sqlite":
-        numbers = sorted({_number_of(key) for key in keys})
-        db.exec_driver_sql(_KEYS, (numbers,))
+    if keys is None:
+        return "BEGIN; SELECT pg_advisory_xact_lock(0)"
+    numbers = ", ".join(str(number) for number in sorted({_number_of(key) for key in keys}))
+    among = f"unnest(ARRAY[{numbers}]::bigint[])"
+    return f"BEGIN; SELECT pg_advisory_xact_lock_shared(0); SELECT pg_advisory_xact_lock(key) FROM {among} AS key"  # noqa: S608 - numbers
 
 
 def _number_of(key: str) -> int:
@@ -154,7 +149,7 @@ def upsert(
     """Inserts rows, or sets the `update` columns where the key is there. Keys in `rows` are distinct."""
     if not rows:
         return
-    statement = _dialect_insert(db, table)
+    statement = dialect_insert(db, table)
     db.execute(
         statement.on_conflict_do_update(
             index_elements=list(key), set_={name: statement.excluded[name] for name in update}
@@ -169,12 +164,13 @@ def insert_new(
     """Inserts the rows whose key is not there yet and returns those keys. Keys in `rows` are distinct."""
     if not rows:
         return []
-    statement = _dialect_insert(db, table).on_conflict_do_nothing(index_elements=list(key))
+    statement = dialect_insert(db, table).on_conflict_do_nothing(index_elements=list(key))
     result = db.execute(statement.returning(*(table.c[name] for name in key)), list(rows))
     return [tuple(row) for row in result]
 
 
-def _dialect_insert(db: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+def dialect_insert(db: sa.Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT with the database's own ON CONFLICT."""
     return sqlite.insert(table) if db.dialect.name == "sqlite" else postgresql.insert(table)
 
 

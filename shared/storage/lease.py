@@ -5,7 +5,7 @@ comes back sees that it went on. A lease keeps processes from the same work at t
 that work right: each transaction reads again what it acts on.
 """
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 
@@ -23,11 +23,16 @@ class Lease:
         self._name = name
         self._holder = holder
         self._epoch: int | None = None
+        self._sure_until: datetime | None = None
 
     @property
     def key(self) -> str:
         """The ordering key of the works that take or check it."""
         return f"lease:{self._name}"
+
+    def is_fresh(self, wall: datetime) -> bool:
+        """Whether it was taken so lately that most of its time is left."""
+        return self._sure_until is not None and wall < self._sure_until
 
     def take(self, work: Work) -> bool:
         """Takes it, or keeps it for longer; False while another process has it."""
@@ -44,6 +49,7 @@ class Lease:
         else:
             self._epoch = int(found.epoch) + 1
             work.db.execute(sa.update(table).where(mine).values(epoch=self._epoch, **fresh))
+        self._sure_until = None if self._epoch is None else work.wall + LEASE / 5
         return self._epoch is not None
 
     def give_back(self, work: Work) -> None:
@@ -51,10 +57,13 @@ class Lease:
         if self.is_held(work):
             table = self._table
             work.db.execute(sa.update(table).where(table.c.name == self._name).values(expires_at=work.wall))
-        self._epoch = None
+        self._epoch = self._sure_until = None
 
     def is_held(self, work: Work) -> bool:
         """Whether nobody has taken it since."""
         table = self._table
         epoch = work.db.scalar(sa.select(table.c.epoch).where(table.c.name == self._name))
-        return self._epoch is not None and epoch == self._epoch
+        held = self._epoch is not None and epoch == self._epoch
+        if not held:
+            self._sure_until = None
+        return held

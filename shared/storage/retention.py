@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from shared.events.catalogue import TOPIC_DAYS
 from shared.ids import first_event_id
-from shared.storage.database import Database, lock_keys
+from shared.storage.database import Database
 from shared.storage.tables import PERIOD, Plumbing
 
 INBOX_DAYS: Final = TOPIC_DAYS + 7
@@ -46,14 +46,17 @@ class Pruned:
         return Pruned([*self.partitions, *other.partitions], dict(Counter(self.rows) + Counter(other.rows)))
 
 
+PARTITIONS_KEY = "partitions"
+
+
 def add_partitions(db: sa.Connection, plumbing: Plumbing, *, wall: datetime) -> list[str]:
     """Makes the partitions of today and the coming days that are missing; returns their names.
 
-    Rows that went to the default partition meanwhile move to where they belong.
+    Rows that went to the default partition meanwhile move to where they belong. One process at a time: the
+    transaction's ordering key is `PARTITIONS_KEY`.
     """
     if db.dialect.name == "sqlite":
         return []
-    lock_keys(db, ["partitions"])  # one process at a time
     added = []
     for table in (plumbing.inbox, plumbing.contact_log, plumbing.event_log):
         there = {period.name for period in _existing(db, table)}

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from shared.clock import ZONE
-from shared.storage.bulk import JsonText, among, insert_rows, upsert_rows
+from shared.storage.bulk import JsonText, among, insert_new_keys, insert_rows, upsert_rows
 from shared.storage.database import WRITES, Database, insert_new, is_race, upsert
 from shared.storage.tables import Serial
 from shared.storage.types import Instant
@@ -221,6 +221,17 @@ class StorageSuite:
             found = db.scalars(sa.select(record.c.key).where(among(db, record.c.key, wanted)))
             assert sorted(found) == sorted(keys[1:])
             assert db.scalars(sa.select(record.c.key).where(among(db, record.c.key, []))).all() == []
+
+    def test_of_bulk_keys_only_new_ones_are_inserted(self, database: Database) -> None:
+        """They are told, and what is there stays as it is."""
+        with database.write() as db:
+            insert_rows(db, counter, [{"name": "a", "number": 0}])
+            assert insert_new_keys(db, counter, ["b", "a", "荣成"], number=1) == {"b", "荣成"}
+            assert insert_new_keys(db, counter, ["b"], number=2) == set()
+            assert insert_new_keys(db, counter, []) == set()
+        with database.read() as db:
+            found = {row.name: row.number for row in db.execute(sa.select(counter))}
+        assert found == {"a": 0, "b": 1, "荣成": 1}
 
     def test_bulk_rows_count_as_written(self, database: Database) -> None:
         """So that a refused command that wrote something is rolled back."""

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from threading import Thread
@@ -255,6 +256,7 @@ def test_services_seal_while_they_run_at_their_stop_and_after_a_crash(tmp_path: 
         db.execute("UPDATE audit SET block = NULL")
         db.execute("DELETE FROM audit_block")
         db.commit()
+    (tmp_path / "registry.audit.head").unlink()
     assert unsealed(tmp_path) > 0
     asyncio.run(live(register=False))
     code, output = run_verify(tmp_path)
@@ -280,7 +282,7 @@ def test_what_is_committed_last_is_sealed_at_the_stop(tmp_path: Path) -> None:
 
 
 def test_verify_fails_on_a_break_and_on_a_cut_tail(tmp_path: Path) -> None:
-    """Exit code 1 and the place of the break; a noted hash that is gone counts as one."""
+    """Exit code 1 and the place of the break; a block that the file remembers, or a noted hash, counts too."""
 
     async def live() -> None:
         async with System(tmp_path) as system:
@@ -298,9 +300,53 @@ def test_verify_fails_on_a_break_and_on_a_cut_tail(tmp_path: Path) -> None:
         db.execute("DELETE FROM audit WHERE block = (SELECT max(no) FROM audit_block)")
         db.execute("DELETE FROM audit_block WHERE no = (SELECT max(no) FROM audit_block)")
         db.commit()
+    code, output = run_verify(tmp_path)
+    assert (code, noted in output) == (1, True)
+    (tmp_path / "registry.audit.head").unlink()
     assert run_verify(tmp_path)[0] == 0
     code, output = run_verify(tmp_path, "--expect", noted)
     assert (code, noted in output) == (1, True)
+
+
+def test_a_trail_that_was_emptied_is_found_also_when_the_service_goes_on(tmp_path: Path) -> None:
+    """Without a block left, and with new ones from the beginning."""
+
+    async def live() -> None:
+        async with System(tmp_path) as system:
+            await system.register(USCC, date(2026, 1, 5))
+
+    asyncio.run(live())
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as db:
+        db.execute("DELETE FROM audit")
+        db.execute("DELETE FROM audit_block")
+        db.commit()
+    code, output = run_verify(tmp_path)
+    assert (code, "registry: BROKEN, 0 blocks" in output) == (1, True)
+
+    async def goes_on() -> None:
+        async with System(tmp_path) as system:
+            await system.register("93371082MA3XTE5U6D", date(2026, 1, 5))
+
+    asyncio.run(goes_on())
+    code, output = run_verify(tmp_path)
+    assert (code, "is remembered as sealed" in output) == (1, True)
+
+
+def test_the_file_of_the_newest_block_goes_forward_along_the_chain_alone(
+    probe: Probe, tmp_path: Path
+) -> None:
+    """Not back, and not to a block of another chain; over blocks that another process remembered it goes."""
+    file = tmp_path / "probe.audit.head"
+    assert audit.read_head(file) is None
+    first, second, third = (Block(**row._mapping) for row in probe.rows(BLOCKS))
+    assert audit.keep_head(file, first)
+    assert not audit.keep_head(file, replace(second, previous="another"))
+    assert audit.keep_head(file, third)
+    assert not audit.keep_head(file, second)
+    assert audit.read_head(file) == audit.Head(3, third.hash)
+    file.write_text("spoilt")
+    with probe.database.read() as db:
+        assert len(verify(db, PLUMBING, audit.read_head(file)).breaks) == 1
 
 
 def test_verify_looks_where_the_demo_keeps_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

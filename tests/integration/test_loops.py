@@ -1,11 +1,15 @@
 """The loops of a service look when something was committed, and rest between two looks."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from shared.messaging.bus import Message, Subscription
+from shared.messaging.kafka import KafkaBus
 from shared.service import REST_SECONDS
+from tests.support.native import free_port
 from tests.support.registry import Registry
 
 
@@ -38,3 +42,16 @@ def test_a_loop_that_has_more_to_do_does_not_rest(tmp_path: Path) -> None:
     with Registry(tmp_path) as registry, pytest.raises(asyncio.CancelledError):
         registry._runner.run(registry.service._repeat("look", look))
     assert looks[-1] - looks[0] < 100 * REST_SECONDS
+
+
+def test_a_service_whose_broker_is_away_is_not_quiet(tmp_path: Path) -> None:
+    """Nobody knows what waits behind it; whoever drives the clock has to wait, not to give up."""
+
+    async def receive(_batch: Sequence[Message]) -> None:
+        raise AssertionError("nothing can come")
+
+    with Registry(tmp_path, participations_mode="batch") as registry:
+        assert registry._runner.run(registry.service.quiet()) == (True, None)
+        registry.service.bus = KafkaBus(f"127.0.0.1:{free_port()}")
+        registry.service.bus.subscribe(Subscription("registry", ("matching",), receive))
+        assert registry._runner.run(registry.service.quiet()) == (False, None)

@@ -366,6 +366,15 @@ def test_the_next_step_follows_from_what_the_town_found(
     assert overdue.names()[:1] == (["lead_advanced 1"] if goes_on else [])
 
 
+def test_numbers_of_people_in_the_note_of_a_visit_are_masked(overdue: Matching) -> None:
+    """In the visit and in the lead's history; the other words stay."""
+    overdue.tell(unreached())
+    overdue.report("moved", note="找 13800138000，身份证 371082198503150023")
+    masked = "找 138****8000，身份证 371082********0023"
+    assert [row.note for row in overdue.rows(tables.visit)] == [masked]
+    assert overdue.rows(tables.lead_history)[-1].details["reason"] == masked
+
+
 @pytest.mark.parametrize(
     ("result", "action", "then"),
     [
@@ -579,6 +588,15 @@ def test_an_exemption_ends_lead_clock_and_visits(overdue: Matching) -> None:
     assert (kept.expires_on, kept.proof, kept.granted_by) == (date(2027, 2, 10), "证明", "official")
     assert overdue.case().clock.look_at == at("2027-02-11", "00:00")  # type: ignore[union-attr]
     assert "exemption.granted" in [row.action for row in overdue.rows(tables.PLUMBING.audit)]
+
+
+def test_an_exemption_ends_a_pause(overdue: Matching) -> None:
+    """The official who exempts decides: nothing holds the lead that ended, nor its next episode."""
+    overdue.act("pause")
+    overdue.act("exempt", expires_on=date(2026, 3, 10))
+    assert lead(overdue).held == []
+    overdue.live_to("2026-03-11")
+    assert (lead(overdue).episode, lead(overdue).held) == (2, [])
 
 
 def test_an_exemption_is_looked_at_again_when_it_is_over(overdue: Matching) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.notify.bindings import follow_again, unfollow
+from services.notify.bindings import Turned, follow_again, unfollow
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Unknown
 from services.notify.commands import put_aside
 from services.notify.domain import changed
@@ -358,8 +358,8 @@ def test_who_unfollows_gets_sms(tmp_path: Path) -> None:
 
     async def story(desk: Desk) -> None:
         await desk.bound()
-        await desk.core.call(unfollow, OPENID)
-        await desk.core.call(unfollow, OPENID)
+        await desk.core.call(unfollow, Turned(OPENID, NOW))
+        await desk.core.call(unfollow, Turned(OPENID, NOW))
         await due(desk)
         await desk.deliver()
         assert (len(desk.wechat.messages), len(desk.carrier.messages)) == (0, 1)
@@ -373,20 +373,49 @@ def test_who_follows_again_is_bound_again(tmp_path: Path) -> None:
     """Told twice it begins once; what a person bound otherwise meanwhile stays as it is."""
 
     async def story(desk: Desk) -> None:
-        await desk.core.call(follow_again, OPENID)  # never bound: nothing to restore
+        now = Turned(OPENID, NOW)
+        await desk.core.call(follow_again, now)  # never bound: nothing to restore
         await desk.bound()
-        await desk.core.call(unfollow, OPENID)
-        await desk.core.call(follow_again, OPENID)
-        await desk.core.call(follow_again, OPENID)
+        await desk.core.call(unfollow, now)
+        await desk.core.call(follow_again, now)
+        await desk.core.call(follow_again, now)
         await due(desk)
         await desk.deliver()
         assert [to for to, _ in desk.wechat.messages] == [OPENID]
         assert [row.ended_by for row in await desk.rows(binding)] == ["unfollowed", None]
-        await desk.core.call(unfollow, OPENID)
+        await desk.core.call(unfollow, now)
         await desk.bound(MOBILE, "oAnotherFollower00000000001")
-        await desk.core.call(unfollow, "oAnotherFollower00000000001")
-        await desk.core.call(follow_again, OPENID)
+        await desk.core.call(unfollow, Turned("oAnotherFollower00000000001", NOW))
+        await desk.core.call(follow_again, now)
         assert [row.ended_by for row in await desk.rows(binding)] == ["unfollowed"] * 3
+
+    play(tmp_path, story)
+
+
+def test_old_news_of_a_follower_changes_nothing(tmp_path: Path) -> None:
+    """It left before it was bound, or came before it left: told late, or said again by somebody who kept the call.
+
+    What counts is when it happened, not when we heard; WeChat counts whole seconds.
+    """
+
+    async def story(desk: Desk) -> None:
+        async def ended() -> list[bool]:
+            return [row.ended_at is not None for row in await desk.rows(binding)]
+
+        desk.clock.advance(timedelta(milliseconds=500))
+        await desk.bound()
+        await desk.core.call(unfollow, Turned(OPENID, NOW - timedelta(seconds=1)))
+        assert await ended() == [False]
+        desk.clock.advance(timedelta(minutes=1))
+        await desk.core.call(unfollow, Turned(OPENID, NOW))
+        assert await ended() == [True]
+        await desk.core.call(follow_again, Turned(OPENID, NOW - timedelta(seconds=1)))
+        assert await ended() == [True]
+        await desk.core.call(follow_again, Turned(OPENID, NOW + timedelta(seconds=2)))
+        await desk.core.call(unfollow, Turned(OPENID, NOW))
+        assert await ended() == [True, False]
+        await desk.core.call(unfollow, Turned(OPENID, NOW + timedelta(seconds=3)))
+        assert await ended() == [True, True]
 
     play(tmp_path, story)
 
@@ -448,7 +477,8 @@ def test_an_agent_gets_one_message_and_those_that_enrolled_are_not_in_it(tmp_pat
         }
 
         async def genuine(uscc4: str, reference: str = row.reference) -> bool:
-            return await desk.core.read(lambda db: Store(db, desk.tools.rules).is_genuine(reference, uscc4))
+            recalled = await desk.core.read(lambda db: Store(db, desk.tools.rules).vouch(reference, uscc4))
+            return recalled is not None
 
         assert [await genuine(uscc[-4:]) for uscc in told] == [True] * 5
         assert [await genuine(uscc[-4:]) for uscc in gone] == [False] * 2
@@ -482,7 +512,7 @@ def test_only_what_somebody_may_have_got_is_genuine(tmp_path: Path, outcome: Any
         (row,) = await desk.rows(attempt)
 
         def ask(db: Any) -> bool:
-            return Store(db, desk.tools.rules).is_genuine(row.reference, USCC[-4:])
+            return Store(db, desk.tools.rules).vouch(row.reference, USCC[-4:]) is not None
 
         assert await desk.core.read(ask) is genuine
 

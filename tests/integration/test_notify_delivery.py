@@ -1,6 +1,7 @@
 """Hand-over: the last look, one attempt per notice, what the carrier's answers do, the brake, the hours, kills."""
 
 import asyncio
+import itertools
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -548,6 +549,53 @@ def test_a_crash_of_the_carriers_adapter_is_an_unknown_outcome(tmp_path: Path) -
     play(tmp_path, story)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "settled"),
+    [
+        (Accepted("g"), "accepted"),
+        (NotSent("late"), "released"),
+        (REFUSED, "refused"),
+        (Unknown("cut"), "unknown"),
+    ],
+    ids=["accepted", "not sent", "refused", "unknown"],
+)
+def test_a_deliverer_that_comes_back_settles_what_was_given_up(
+    tmp_path: Path, outcome: Submission, settled: str
+) -> None:
+    """It was stopped for longer than its lease: what it knows for certain counts, and frees the phone."""
+
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        async with (
+            Desk.at_work(tmp_path, clock, gear=gear) as stopped,
+            Desk.at_work(tmp_path, clock, gear=gear) as desk,
+        ):
+            reached, goes_on = asyncio.Event(), asyncio.Event()
+
+            async def stand_still() -> None:
+                reached.set()
+                await goes_on.wait()
+
+            stopped.carrier.meanwhile, stopped.carrier.outcomes = stand_still, [outcome]
+            await due(stopped)
+            portion = asyncio.ensure_future(stopped.delivery.deliver())
+            await reached.wait()
+            await desk.deliver()  # gives it up
+            await due(desk, OTHER)
+            clock.move_to(at("2026-02-10", "10:30"))
+            await desk.deliver()
+            assert await desk.attempts() == ["unknown"]
+            goes_on.set()
+            await portion
+            assert await desk.attempts() == [settled]
+            assert desk.carrier.messages == []
+            clock.move_to(at("2026-02-10", "11:30"))
+            await desk.deliver()
+            assert bool(desk.carrier.messages) == (settled != "unknown")
+
+    asyncio.run(run())
+
+
 # -- the lead ends while an attempt is under way -------------------------------------------------------
 
 
@@ -744,6 +792,29 @@ class _Steady(SystemClock):
         return self._at
 
 
+def test_a_stall_is_not_made_up_for(tmp_path: Path) -> None:
+    """After the process stood still for a while the carrier still gets no more than it takes in any time."""
+    rate, stall_s = 100, 0.08
+
+    async def story(desk: Desk) -> None:
+        passed: list[float] = []
+
+        async def one() -> None:
+            await desk.delivery._turn()
+            passed.append(desk.clock.monotonic())
+            while len(passed) == 1 and desk.clock.monotonic() < passed[0] + stall_s:
+                pass  # nothing else runs meanwhile
+
+        await asyncio.gather(*(one() for _ in range(8)))
+        assert all(later - earlier > 0.9 / rate for earlier, later in itertools.pairwise(passed))
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, _Steady(NOW), rate_per_s=rate) as desk:
+            await story(desk)
+
+    asyncio.run(run())
+
+
 def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:
     """Two a day: the third is due at the next opening, and leaves then."""
 
@@ -801,10 +872,10 @@ def test_a_stop_acts_on_everything_that_has_not_begun(tmp_path: Path) -> None:
         read, reads, stop = desk.core.read, 0, None
 
         async def then_stop(ask: Any) -> Any:
-            # what is open, what is due, and then the brake once for each message
+            # what is open or due, and then the brake once for each message
             nonlocal reads, stop
             reads += 1
-            if reads > 2 + 10:
+            if reads > 1 + 10:
                 stop = stop or asyncio.ensure_future(turn(desk, "off"))
                 await stop
             return await read(ask)
@@ -845,10 +916,9 @@ def test_killed_between_attempt_and_outcome(tmp_path: Path) -> None:
             await desk.deliver()
             assert await desk.attempts() == ["unknown"]
             assert (desk.carrier.messages, desk.look.asked) == ([], [])
-            never.set()  # the dead process's own answer changes nothing any more
-            await portion
-            assert await desk.attempts() == ["unknown"]
             assert await desk.states() == [("queued", None)]
+            never.set()
+            await portion
 
     asyncio.run(run())
 

@@ -448,6 +448,8 @@ def test_who_unfollows_gets_the_sms(tmp_path: Path) -> None:
         ({"mobile": "0631-7551234", "openid": OPENID, "source": "s"}, "not_a_mobile"),
         ({"mobile": MOBILE, "openid": "short", "source": "s"}, "wrong_form"),
         ({"mobile": MOBILE, "openid": OPENID}, "required"),
+        ({"mobile": MOBILE, "openid": OPENID, "source": "王示例 13800138000"}, "wrong_form"),
+        ({"mobile": MOBILE, "openid": OPENID, "source": "s" * 33}, "wrong_form"),
     ],
 )
 def test_a_binding_names_a_phone_a_follower_and_a_source(tmp_path: Path, body: Any, code: str) -> None:
@@ -494,6 +496,21 @@ def test_what_is_not_from_wechat_is_not_heeded(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_notice_whose_question_is_refused_says_why_it_waits(tmp_path: Path) -> None:
+    """In the list, with the instant at which it is looked at again."""
+
+    async def run() -> None:
+        async with Suite.running(tmp_path) as suite:
+            suite.registry.statuses = [422]
+            await suite.due()
+            await suite.settle()
+            (row,) = (await suite.ask("GET", "/v1/notices"))["items"]
+            assert (row["state"], row["held"]) == ("held", ["look:question_refused"])
+            assert row["due_at"] == (NOW + timedelta(minutes=10)).isoformat()
+
+    asyncio.run(run())
+
+
 def test_anybody_can_ask_whether_a_message_is_genuine(tmp_path: Path) -> None:
     """Yes for its reference and its unit's last four; otherwise the same answer for every reason."""
 
@@ -511,10 +528,10 @@ def test_anybody_can_ask_whether_a_message_is_genuine(tmp_path: Path) -> None:
 
             for right in ({"uscc4": "5T8Q"}, {"uscc4": "5t8q", "reference": reference.lower()}):
                 answer = await ask(**{"reference": reference, **right})
-                assert (answer.status_code, answer.json()) == (200, {"genuine": True})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": True, "recalled": False})
             for wrong in ({"uscc4": "5T9N"}, {"reference": "ABC234XYZ"}, {"uscc4": "%T8Q"}):
                 answer = await ask(**{"reference": reference, "uscc4": "5T8Q", **wrong})
-                assert (answer.status_code, answer.json()) == (200, {"genuine": False})
+                assert (answer.status_code, answer.json()) == (200, {"genuine": False, "recalled": False})
             assert (await ask(reference=reference)).status_code == 422
             assert (await ask(reference=reference, uscc4="5T8Q", who="me")).status_code == 422
 
@@ -558,6 +575,9 @@ def test_a_recall_over_http_withdraws_corrects_and_lists(tmp_path: Path) -> None
             await suite.settle()
             (correction,) = [m["content"] for m in suite.ledger() if "有误" in m["content"]]
             assert got["reference"] in correction
+            query = {"reference": got["reference"], "uscc4": USCC[-4:]}
+            answer = await suite.client.get("/v1/verify", params=query)
+            assert answer.json() == {"genuine": True, "recalled": True}
             for wrong in ({"reason": "x"}, {**body, "references": ["A"]}, {"rule": "R01", "reason": "x"}):
                 answer = await suite.ask("POST", "/v1/notices/recall", wrong, status=422)
                 assert [error["code"] for error in answer["errors"]] == ["one_of"]
@@ -670,16 +690,17 @@ def test_what_is_not_clearly_an_answer_is_none(answer: Any) -> None:
         look(registry)
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
 @pytest.mark.parametrize("bad", [[], [0], [3, 4], [0, 1, 2, 3, 4]])
-def test_a_question_that_registry_refuses_holds_its_own_notice_alone(bad: list[int]) -> None:
-    """A 422 for the whole list: the others are answered, in order, and nothing stands still."""
+def test_a_question_that_registry_refuses_holds_its_own_notice_alone(bad: list[int], status: int) -> None:
+    """Refused is the whole list: the others are answered, in order, and nothing stands still."""
     units = [f"91371082MA3XTE00{n:02}" for n in range(5)]
     refused = {units[n] for n in bad}
 
     async def answer(request: httpx.Request) -> httpx.Response:
         asked = [item["subject"]["uscc"] for item in json.loads(request.content)["items"]]
         if refused & set(asked):
-            return httpx.Response(422)
+            return httpx.Response(status)
         items = [{"answer": "hold", "reason": u} for u in asked]
         return httpx.Response(200, json={"as_of": NOW.isoformat(), "items": items})
 

@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import PORTION, Recall, Recalled, recall
-from services.notify.store import Wrong
+from services.notify.store import Store, Wrong
 from services.notify.tables import PLUMBING, attempt, notice
 from shared.storage.work import Cause
 from tests.support.notify import (
@@ -165,6 +166,17 @@ def test_a_recall_withdraws_the_unsent_and_corrects_the_sent(tmp_path: Path) -> 
     play(tmp_path, story)
 
 
+def test_numbers_of_people_in_the_reason_of_a_recall_are_masked(tmp_path: Path) -> None:
+    """The audit row keeps the other words."""
+
+    async def story(desk: Desk) -> None:
+        item = Recall(REMINDERS, "发给了 13800138000", Cause("official", "c"))
+        await desk.core.call(recall, item)
+        assert [row.details["reason"] for row in await desk.rows(PLUMBING.audit)] == ["发给了 138****8000"]
+
+    play(tmp_path, story)
+
+
 @pytest.mark.parametrize(
     ("outcome", "expected"),
     [
@@ -226,6 +238,33 @@ def test_after_a_recall_no_sms_follows_a_silent_wechat(tmp_path: Path) -> None:
         await desk.deliver()
         assert ["有误" in text for _, text in desk.carrier.messages] == [True]
         assert (await stages(desk))["reminder"] == "unreached"
+
+    play(tmp_path, story)
+
+
+def test_a_correction_names_the_wechat_message_and_the_sms_that_followed(tmp_path: Path) -> None:
+    """Whichever was recalled: the party has both, and both are said to be taken back; the correction is not."""
+
+    async def story(desk: Desk) -> None:
+        await desk.bound()
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(hours=24))
+        await desk.settle()
+        await desk.deliver()
+        wechat, sms = await desk.rows(attempt)
+        assert (wechat.channel, sms.channel) == ("wechat", "sms")
+        await take_back(desk, Wrong(references=[wechat.reference]))
+        await desk.deliver()
+        text = desk.carrier.messages[-1][1]
+        assert f"（核验编号{wechat.reference}、{sms.reference}）有误" in text
+
+        async def taken_back(row: Any) -> bool | None:
+            return await desk.core.read(
+                lambda db: Store(db, desk.tools.rules).vouch(row.reference, USCC[-4:])
+            )
+
+        assert [await taken_back(row) for row in await desk.rows(attempt)] == [True, True, False]
 
     play(tmp_path, story)
 

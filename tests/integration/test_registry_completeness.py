@@ -25,18 +25,20 @@ def declare(registry: Registry, through: str, department: str = "HRSS") -> Any:
 
 
 def test_the_owner_declares_a_batch_set_forward_only(tmp_path: Path) -> None:
-    """Later: told once per partition; equal: 200, silent; earlier: 409; future: 422."""
+    """Later: told once per partition; equal: 200, silent; earlier: 409; not over yet: 422."""
     with Registry(tmp_path, participations_mode="batch") as registry:
         for _ in range(2):
             answer = declare(registry, "2026-02-08")
             assert (answer.status_code, answer.json()["complete_through"]) == (200, "2026-02-08")
         assert declare(registry, "2026-02-07").status_code == 409
-        assert declare(registry, "2026-02-11").status_code == 422
-        assert declare(registry, "2026-02-10").status_code == 200
-        assert declared(registry) == ["2026-02-08", "2026-02-10"]
+        for day in ("2026-02-11", "2026-02-10"):
+            answer = declare(registry, day)
+            assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "not_over")
+        assert declare(registry, "2026-02-09").status_code == 200
+        assert declared(registry) == ["2026-02-08", "2026-02-09"]
         assert [(action, details["through"]) for action, _, details in registry.audits()] == [
             ("data_complete", "2026-02-08"),
-            ("data_complete", "2026-02-10"),
+            ("data_complete", "2026-02-09"),
         ]
         assert registry.dump().count("registry.data_complete.v1") == 2 * PARTITIONS
 

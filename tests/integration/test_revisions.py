@@ -49,3 +49,29 @@ def test_facts_stay_when_the_logs_are_split(tmp_path: Path, postgres: Postgres, 
         assert [dict(row._mapping) for row in db.execute(sa.select(plumbing.contact_log))] == rows[1:]
         assert db.execute(sa.select(plumbing.inbox)).all() == [("id-9", AT)]
     database.close()
+
+
+@pytest.mark.parametrize("backend", ["sqlite", "postgresql"])
+def test_open_disputes_are_found_by_whom_they_are_about(
+    tmp_path: Path, postgres: Postgres, backend: str
+) -> None:
+    """Those of before, too; settled ones are not looked for."""
+    database = Database(f"sqlite:///{tmp_path}/x.db" if backend == "sqlite" else postgres.new_database())
+    folder, tables = FOLDERS / "registry" / "migrations", TABLES["registry"]
+    rows = [
+        {"batch_id": "b1", "row": row, "sealed": b"", "uscc": "u", "keys": keys, "disputed": disputed}
+        for row, keys, disputed in (
+            (2, ["number", "name"], True),
+            (3, ["x"], False),
+            (4, [], None),
+            (5, ["x"], True),
+        )
+    ]
+    with database.write() as db:
+        command.upgrade(_config(folder, db), "0004")
+        db.execute(sa.insert(tables.REJECTED_ROW), rows)
+    upgrade(database, folder)
+    with database.read() as db:
+        found = db.execute(sa.select(tables.DISPUTE_KEY).order_by("row", "digest")).all()
+    database.close()
+    assert found == [("name", "b1", 2), ("number", "b1", 2), ("x", "b1", 5)]

@@ -9,6 +9,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ class Postgres(Native):
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [*self._as_owner(), str(self._bin / "postgres"), "-D", str(self._data), *flags]
 
+    def signal(self, number: int) -> None:
+        """Sends a signal to the server; one that kills or stops also to its children, each its own group."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        super().signal(number)
+        for child in children if number in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT) else ():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), number)
+
     def answers(self) -> bool:
         try:
             psycopg.connect(self.dsn("postgres"), connect_timeout=2).close()
@@ -157,13 +166,16 @@ class Postgres(Native):
 
 
 class Kafka(Native):
-    """One KRaft broker from Kafka's own jars."""
+    """One KRaft broker from Kafka's own jars. `advertised` is the port that clients are sent to, if not its own."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any] | None = None, *, advertised: int | None = None
+    ) -> None:
         super().__init__(folder)
         self._config = folder / "server.properties"
         if settings is not None:
             self.port = int(settings["advertised.listeners"].rpartition(":")[2])
+        self.advertised = advertised or self.port
         properties = settings or self._settings(free_port())
         self._config.write_text("\n".join(f"{name}={value}" for name, value in properties.items()))
         subprocess.run(
@@ -181,7 +193,7 @@ class Kafka(Native):
             "node.id": 1,
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": f"PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.port}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{self.advertised}",
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": self.folder / "logs",
@@ -196,8 +208,8 @@ class Kafka(Native):
 
     @property
     def bootstrap(self) -> str:
-        """The broker's address."""
-        return f"127.0.0.1:{self.port}"
+        """The address that clients use."""
+        return f"127.0.0.1:{self.advertised}"
 
     def command(self) -> Sequence[str]:
         return self._java("kafka.Kafka", str(self._config))

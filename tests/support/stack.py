@@ -10,6 +10,7 @@ from typing import Self
 
 import httpx
 
+from services.demo.story import Addresses
 from services.demo_clock import DEMO_START
 from shared.auth import LocalIssuer, department_scopes
 from shared.clock import SimulatedClock, SystemClock
@@ -29,6 +30,9 @@ WECHAT = {
 class Process(Native):
     """One process of the suite. `port` stays the same through all its lives."""
 
+    program: Sequence[str] = ("services.cli", "serve")
+    """The module that is run, and what stands before the service's name."""
+
     def __init__(self, folder: Path, name: str, environment: Mapping[str, str], role: str = "all") -> None:
         super().__init__(folder)
         self.name, self.role = name, role
@@ -42,7 +46,7 @@ class Process(Native):
 
     def command(self) -> Sequence[str]:
         role = [] if self.name == "sandbox" else ["--role", self.role]
-        return [sys.executable, "-m", "services.cli", "serve", self.name, *role, "--port", str(self.port)]
+        return [sys.executable, "-m", *self.program, self.name, *role, "--port", str(self.port)]
 
     def environment(self) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("YINGBAO_")}
@@ -54,35 +58,12 @@ class Process(Native):
         return False
 
 
-class Routed(httpx.BaseTransport):
-    """One address for all processes: the first part of the path chooses, as it does in the embedded suite."""
-
-    def __init__(self, urls: Mapping[str, str], otherwise: str) -> None:
-        self._urls = {name: httpx.URL(url) for name, url in urls.items()}
-        self._otherwise = self._urls[otherwise]
-        self._inside = httpx.HTTPTransport()
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        first, _, rest = request.url.path.lstrip("/").partition("/")
-        if first in self._urls:
-            query = request.url.query
-            target = self._urls[first].copy_with(
-                raw_path=b"/" + rest.encode() + (b"?" + query if query else b"")
-            )
-        else:
-            target = self._otherwise.copy_with(raw_path=request.url.raw_path)
-        request.url = target
-        return self._inside.handle_request(request)
-
-    def close(self) -> None:
-        self._inside.close()
-
-
 class Stack:
     """All processes of a suite on given servers; use as a context manager.
 
     `databases` are SQLAlchemy URLs by service. `roles` names the processes of each service; one of each
-    that does everything, unless told otherwise.
+    that does everything, unless told otherwise. `through` are ports by which notify finds registry and the
+    sandbox, where those are not their own.
     """
 
     def __init__(
@@ -95,6 +76,7 @@ class Stack:
         demo: bool = True,
         roles: Mapping[str, Sequence[str]] | None = None,
         more: Mapping[str, str] | None = None,
+        through: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,15 +105,17 @@ class Stack:
                 for number, role in enumerate((roles or {}).get(name, ("all",)), 1)
             ]
         front = {name: self.front(name) for name in SERVICES}
+        ways = {"registry": front["registry"].port, "sandbox": self.sandbox.port, **(through or {})}
+        registry, carrier = (f"http://127.0.0.1:{ways[name]}" for name in ("registry", "sandbox"))
         for process in self.processes["notify"]:
             process.settings |= {
                 f"YINGBAO_NOTIFY_{key}": value
                 for key, value in {
-                    "REGISTRY_URL": front["registry"].url,
-                    "CARRIER_URL": f"{self.sandbox.url}/yunmas",
+                    "REGISTRY_URL": registry,
+                    "CARRIER_URL": f"{carrier}/yunmas",
                     "CARRIER_SECRET_KEY": SECRET,
                     "RECEIPTS_SECRET": SECRET,
-                    "WECHAT_URL": f"{self.sandbox.url}/wechat",
+                    "WECHAT_URL": f"{carrier}/wechat",
                     **WECHAT,
                 }.items()
             }
@@ -161,10 +145,10 @@ class Stack:
         """A process that does what nobody asks for."""
         return next(process for process in self.processes[name] if process.role != "api")
 
-    def transport(self) -> httpx.BaseTransport:
-        """For a client that speaks to the suite as if it were one."""
+    def addresses(self) -> Addresses:
+        """Where the story finds each part."""
         urls = {name: self.front(name).url for name in SERVICES}
-        return Routed({**urls, "sandbox": self.sandbox.url}, otherwise="registry")
+        return Addresses(**urls, sandbox=self.sandbox.url, clock=urls["registry"])
 
     def token(self, department: str) -> str:
         """A bearer token of the suite's own issuer."""

@@ -94,6 +94,18 @@ def second_day(unit: dict, first: date) -> date:
     return day
 
 
+def declared_through(records: dict, at: datetime) -> date:
+    """The last day through which participations are declared complete; a step waits for the day before it."""
+    return max(
+        (
+            date.fromisoformat(f["through"])
+            for f in records["declared"]
+            if datetime.fromisoformat(f["answered_at"]) <= at
+        ),
+        default=date.min,
+    )
+
+
 def suspended_on(unit: dict, day: date) -> bool:
     """Whether a unit was suspended on a day, if only for a part of it. At most one suspension."""
     days = [
@@ -111,6 +123,8 @@ def simulate(records: dict) -> list[Row]:
         for at in instants(records, unit):
             last = deadline_to_name(records, unit, at)
             if not last or at.date() < not_before:
+                continue
+            if again and declared_through(records, at) < not_before - timedelta(days=1):
                 continue
             until = f"{last.year}年{last.month}月{last.day}日届满"
             said = f"期限已于{until}，经提醒仍未查询到记录。" if again else f"登记期限至{until}。"

@@ -46,7 +46,7 @@ def unit(n=0, *facts, mobile=PHONE, established_on="2026-01-06", origin="single"
 
 
 def story(*units, **of_all):
-    nights = [datetime(2026, 2, 1, 0, 20, tzinfo=ZONE) + timedelta(days=n) for n in range(20)]
+    nights = [datetime(2026, 2, 1, 0, 20, tzinfo=ZONE) + timedelta(days=n) for n in range(35)]
     declared = [
         fact("declared", night.isoformat(), through=(night - timedelta(days=1)).date().isoformat())
         for night in nights

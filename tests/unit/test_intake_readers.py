@@ -1,7 +1,12 @@
 """How files are read: encodings, delimiters, titles, broken lines. Never a wrong character, never a lost row."""
 
+import csv
+import io
+import os
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.registry.domain import Batch, RejectedRow
+from services.registry.intake.checks import check
 from services.registry.intake.files import FRAME, Files
 from services.registry.intake.readers import MAX_LINE, Layout, Row, lines, rows, survey
+from services.registry.intake.report import report_head, report_rows
 from shared.datasets.contract import load_contracts
 from shared.privacy import BrokenSealError, KeyRing, Purpose
 
@@ -183,6 +191,100 @@ def test_a_broken_line_costs_itself_alone(line: str, code: str | None) -> None:
         assert found[1].cells["name"] == "王示例"
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
+@pytest.mark.parametrize(
+    "blank", ['"","","","","","",""', "\u3000,\u3000,,,,,", ',,"",," ",,', "\u3000\t", '""', "\x0b,\x0c"]
+)
+def test_a_row_without_content_is_no_row(encoding: str, blank: str) -> None:
+    """Quotes and blanks of either width; neither counted nor read, and the rows around it keep their numbers."""
+    layout, found = read(text(ROW, blank, ROW).encode(encoding))
+    assert (layout.rows, troubles(found)) == (2, [(2, None), (4, None)])
+    assert trouble(text(blank).encode(encoding)) == "no_rows"
+
+
+@pytest.mark.parametrize("blank", ["\u2003", "\ufeff", "\u00a0,", "\x1c", "\x85", "'", '=""'])
+def test_blanks_that_nobody_foresaw_cost_their_own_row(blank: str) -> None:
+    """It is a row without the columns that it needs."""
+    layout, found = read(text(ROW, blank, ROW).encode())
+    assert (layout.rows, [row.number for row in found]) == (3, [2, 3, 4])
+
+
+def test_every_kind_of_line_end_ends_a_line() -> None:
+    """Of an old Macintosh too, alone or among others; none of them is ever in a cell."""
+    content = text(ROW, ROW)
+    for end in ("\n", "\r\n", "\r"):
+        _, found = read(content.replace("\n", end).encode())
+        assert troubles(found) == [(2, None), (3, None)]
+    cut = text(ROW, ROW.replace("王示例", "王\r示例"), ROW)
+    _, found = read(f"参保\r明细,\r\n{cut}".encode())
+    assert troubles(found) == [
+        (4, None),
+        (5, "wrong_column_count"),
+        (6, "wrong_column_count"),
+        (7, None),
+    ]
+
+
+_PIECES = (
+    b"\r",
+    b"\n",
+    b'"',
+    b",",
+    b"\t",
+    b" ",
+    b"\x00",
+    b"\xa1\xa1",
+    b"\xe3\x80\x80",
+    b"=",
+    b"'",
+    "合计".encode(),
+)
+valid = st.sampled_from([text(ROW, ROW).encode(), text(ROW, ROW).replace(",", "\t").encode("gbk")])
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A valid file with some of its bytes replaced by what breaks readers, or by anything."""
+    content = draw(valid)
+    for _ in range(draw(st.integers(1, 6))):
+        start = draw(st.integers(0, len(content)))
+        end = draw(st.integers(start, min(start + 60, len(content))))
+        content = content[:start] + draw(st.sampled_from(_PIECES) | st.binary(max_size=4)) + content[end:]
+    return content
+
+
+@given(
+    st.binary(max_size=200) | st.binary(max_size=60).map(text().encode().__add__) | mutated(),
+    st.integers(1, 60),
+)
+def test_no_file_ever_stops_the_intake(content: bytes, size: int) -> None:
+    """Whatever the bytes: refused, or as many rows as were counted, checked, and reported as they were sent."""
+    layout = survey([content[at : at + size] for at in range(0, len(content), size)], CONTRACT)
+    if not isinstance(layout, Layout):
+        return
+    found = list(rows([content[layout.offset :]], layout, number=layout.line, offset=layout.offset))
+    assert len(found) == layout.rows
+    checked = [check(row, CONTRACT, layout, date(2026, 2, 10)) for row in found]
+    rejected = [RejectedRow("b1", item.row.number, item.row.text, item.troubles) for item in checked]
+    report = report_head(reported(layout)) + report_rows(reported(layout), rejected)
+    assert len(list(csv.reader(io.StringIO(report.decode(), newline="")))) == len(rejected) + 1
+
+
+def reported(layout: Layout) -> Batch:
+    return Batch(
+        *("b1", "participations", "HRSS", "", 1, None, "", ""),
+        received_at=datetime(2026, 2, 10, tzinfo=UTC),
+        layout=asdict(layout),
+    )
+
+
+def test_a_line_that_no_reader_takes_is_reported_whole() -> None:
+    """In one cell, as it was sent."""
+    layout, _ = read(text(ROW).encode())
+    report = report_rows(reported(layout), [RejectedRow("b1", 2, "a,b\rc,d", ())])
+    assert report == b'2,,,,"a,b\rc,d"\r\n'
+
+
 @given(st.binary(max_size=400), st.integers(min_value=1, max_value=50))
 def test_lines_end_where_they_say_however_the_bytes_come(content: bytes, size: int) -> None:
     """Reading on from any end gives the same lines."""
@@ -204,6 +306,16 @@ def test_a_line_that_is_too_long_ends_where_it_ends() -> None:
     ]
 
 
+def test_a_long_line_ends_at_its_own_carriage_return() -> None:
+    """Also where that is the last byte of what was read at once."""
+    content = [b"x" * 2 * MAX_LINE + b"\r", b"y\r", b"\nz"]
+    assert [(line.raw[-1:], line.end - 2 * MAX_LINE) for line in lines(content)] == [
+        (b"x", 1),
+        (b"y", 4),
+        (b"z", 5),
+    ]
+
+
 def test_bytes_without_a_line_break_take_no_memory() -> None:
     """What is too long is counted, not kept."""
 
@@ -220,6 +332,9 @@ def test_bytes_without_a_line_break_take_no_memory() -> None:
 
 
 # -- files on disk ---------------------------------------------------------------------------------------
+
+
+NOON = datetime(2026, 2, 10, 12, tzinfo=UTC).timestamp()
 
 
 @pytest.fixture
@@ -257,7 +372,10 @@ def test_a_changed_or_swapped_file_does_not_open(files: Files, tmp_path: Path) -
 
 
 def test_an_abandoned_file_leaves_nothing(files: Files, tmp_path: Path) -> None:
-    """Finished or not; and at the start everything goes that no batch asks for."""
+    """Finished or not; and at the start everything old goes that no batch asks for.
+
+    A young one may be of a request that another process is just answering.
+    """
     receiving = files.receive("b1")
     receiving.add(b"x")
     receiving.abandon()
@@ -265,9 +383,12 @@ def test_an_abandoned_file_leaves_nothing(files: Files, tmp_path: Path) -> None:
     kept(files, b"x", "b3")
     unfinished = files.receive("b4")
     unfinished.add(b"x")
-    files.keep_only({"b2"})
+    kept(files, b"x", "b5")
+    for path in (tmp_path / "batches").iterdir():
+        os.utime(path, (NOON, NOON + (path.name == "b5")))
+    files.keep_only({"b2"}, before=datetime.fromtimestamp(NOON + 1, UTC))
     unfinished.abandon()
-    assert [path.name for path in (tmp_path / "batches").iterdir()] == ["b2"]
+    assert sorted(path.name for path in (tmp_path / "batches").iterdir()) == ["b2", "b5"]
     files.remove("b2")
     files.remove("b2")
 

@@ -62,6 +62,12 @@ class Story:
         known = bisect_right(instants, at)
         return days[known - 1] if known else date.min
 
+    def complete_from(self, day: date, view: View) -> datetime | None:
+        """Since when participations are declared complete through a day; None: not yet."""
+        instants, days = self._completeness[view]
+        place = bisect_left(days, day)
+        return instants[place] if place < len(days) else None
+
     def stopped(self, at: datetime, view: View) -> bool:
         """Whether somebody has stopped all sending."""
         off = [f for f in self.sending if f.about["state"] == "off" and view.stopped(f, at)]
@@ -126,15 +132,19 @@ class Story:
         return self._span(unit, lambda at: self.second_hindrance(unit, first, at, MUST), due)
 
     def second_due(self, unit: Unit, first: Row, view: View) -> datetime | None:
-        """When the hours begin in which the second reminder leaves; None when not before the story's end."""
+        """When the second reminder leaves at the earliest; None when not before the story's end.
+
+        Its day comes by working days; the step is taken once participations are complete through the day before.
+        """
         day, counted = day_of(first.at), 0
         while day < day_of(self.until):
             day += timedelta(days=1)
             start = datetime.combine(day, time(), SHANGHAI)
             if not is_working_day(day) or unit.standing_still(start, view):
                 continue
-            if counted == SECOND_AFTER_WORKING_DAYS - 1:  # the step is taken as this day begins
-                return datetime.combine(day, OPENS, SHANGHAI)
+            if counted == SECOND_AFTER_WORKING_DAYS - 1:
+                known = self.complete_from(day - timedelta(days=1), view)
+                return known and max(known, datetime.combine(day, OPENS, SHANGHAI))
             end = start + timedelta(days=1)
             counted += not any(unit.standing_still(at, view) for at in _moments(unit, start, end) if at < end)
         return None

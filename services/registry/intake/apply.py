@@ -6,12 +6,13 @@ So a process that dies anywhere goes on where the last piece ended, and applies 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import sqlalchemy as sa
+import structlog
 
 from services.registry.commands import (
     ChangeUnit,
@@ -48,9 +49,13 @@ from shared.clock import today
 from shared.datasets.contract import Contract
 from shared.errors import FieldError, Problem, not_found
 from shared.events.registry import BatchAccepted, IntakeDisputed
+from shared.messaging.consumer import describe
 from shared.privacy import CannotOpenError, scrub
 from shared.service import Core
+from shared.storage.database import is_transient
 from shared.storage.work import Cause
+
+log = structlog.get_logger(__name__)
 
 PIECE_SECONDS: Final = 0.1
 """How long a piece should keep the committer: nobody else writes meanwhile."""
@@ -58,6 +63,10 @@ FIRST_ROWS: Final = 200
 FEWEST_ROWS: Final = 20
 MOST_ROWS: Final = 1_000
 """Rows of a piece: the first one's, and between what bounds it is then adapted."""
+MISSING_FOR: Final = timedelta(hours=1)
+"""How long a file that is not in the folder is waited for: restored, or the folder mounted, it goes on."""
+SPARED: Final = timedelta(days=1)
+"""How old a file without a batch must be to be removed: a younger one may be of a request being answered."""
 _PARTICIPATIONS: Final = "participations"
 
 _LOST = Trouble(
@@ -65,6 +74,13 @@ _LOST = Trouble(
     "文件丢失或损坏，请重新导出后发送",
     "the file was lost or damaged; export it anew and send it",
 )
+_FAILED = Trouble(
+    "unreadable",
+    "处理文件时发生意外错误，已停止；已接收的行保留。请联系系统管理员，或更正后重新发送",
+    "an unexpected error stopped the file; rows taken in so far stay. Tell the operators, or send it corrected",
+)
+_SENT_AGAIN: Final = (_LOST.code, _FAILED.code)
+"""Where a batch ended so, the same file may be sent again: it was not the file's fault."""
 _NOTHING_APPLIED = Trouble(
     "nothing_applied",
     "没有一行可以接收，因此未声明完整日期，请按错误文件改正后重新发送",
@@ -89,7 +105,7 @@ class ReceiveBatch:
 
 
 def receive_batch(work: RegistryWork, item: ReceiveBatch) -> Batch:
-    """A new batch, or the one that the same file became before."""
+    """A new batch, or the one that the same file became before; where its file was lost it goes on with this one."""
     known = work.store.same_file(item.department, item.contract.id, item.sha256)
     if known is not None:
         if known.replaced is not None:
@@ -106,7 +122,7 @@ def receive_batch(work: RegistryWork, item: ReceiveBatch) -> Batch:
                 zh="该文件已接收，但完整日期不同；完整日期请用 complete-through 声明",
                 en="the file is here already with another complete_through; declare the day with complete-through",
             )
-        return known
+        return _sent_again(work, item, known)
     if item.complete_through is not None:
         check_declaration(
             work, _declaration(item.cause, item.department, item.contract.id, item.complete_through)
@@ -125,6 +141,24 @@ def receive_batch(work: RegistryWork, item: ReceiveBatch) -> Batch:
     work.store.add_batch(batch)
     work.audit("batch_received", batch.id, cause=item.cause, dataset=batch.dataset, sha256=batch.sha256)
     return batch
+
+
+def _sent_again(work: RegistryWork, item: ReceiveBatch, known: Batch) -> Batch:
+    if known.state is not BatchState.REFUSED or known.problems[-1].code not in _SENT_AGAIN:
+        return known
+    after = replace(
+        known,
+        state=BatchState.APPLYING if known.layout else BatchState.RECEIVED,
+        file=item.id,
+        client=item.cause.actor,
+        correlation=item.cause.correlation,
+        received_at=work.now,
+        problems=known.problems[:-1],
+        ended_at=None,
+    )
+    work.store.save_batch(after)
+    work.audit("batch_received", after.id, cause=item.cause, dataset=after.dataset, sha256=after.sha256)
+    return after
 
 
 @dataclass(frozen=True)
@@ -185,47 +219,73 @@ class Intake:
         self._counter = core.metrics.counter(
             "intake_rows_total", "Rows of files, by what became of them", ["dataset", "outcome"]
         )
+        self._failures = core.metrics.counter(
+            "intake_failures_total", "Files that ended by an unexpected error", ["dataset"]
+        )
 
     def next_due(self, db: sa.Connection, now: datetime) -> datetime | None:
-        """Now, while a batch is not over."""
-        return now if Store(db, self._vault).pending_batches() else None
+        """Now while a batch can go on; the end of the wait where only files that are not here are left."""
+        pending = Store(db, self._vault).pending_batches()
+        return min((self._due(batch, now) for batch in pending), default=None)
+
+    def _due(self, batch: Batch, now: datetime) -> datetime:
+        if batch.state is BatchState.WITHDRAWING or self._files.has(batch.file_id):
+            return now
+        return batch.received_at + MISSING_FOR
 
     async def step(self) -> bool:
-        """Surveys a file, or applies one piece of it. False when there was none."""
+        """Surveys a file, or applies one piece of it. False when there was none.
+
+        An error that would come again ends its file, so that those behind it go on.
+        """
+        now = self._core.clock.now()
         pending = await self._core.read(lambda db: Store(db, self._vault).pending_batches())
-        if not pending:
+        batch = next((batch for batch in pending if self._due(batch, now) <= now), None)
+        if batch is None:
             return False
-        batch = pending[0]
         try:
-            if batch.state is BatchState.WITHDRAWING:
-                after = await self._core.run(partial(take_back, id_=batch.id))
-            elif batch.state is BatchState.RECEIVED:
-                found = await asyncio.to_thread(self._survey, batch)
-                after = await self._core.run(partial(begin, batch=batch, found=found))
-            else:
-                piece = await asyncio.to_thread(self._piece, batch)
-                begun = self._core.clock.monotonic()
-                after = await self._core.run(partial(apply_piece, piece=piece))
-                self._count(batch, after)
-                self._pace(self._core.clock.monotonic() - begun)
+            after = await self._go_on(batch)
         except (FileNotFoundError, CannotOpenError):
             after = await self._core.run(partial(refuse, batch=batch, why=_LOST))
+        except Exception as error:
+            if batch.state is BatchState.WITHDRAWING or is_transient(error):
+                raise
+            log.warning("file_stopped", batch=batch.id, error=describe(error))
+            self._failures.labels(batch.dataset).inc()
+            after = await self._core.run(partial(refuse, batch=batch, why=_FAILED))
         if after.is_over:
-            self._files.remove(batch.id)
+            self._files.remove(after.file_id)
         return True
 
+    async def _go_on(self, batch: Batch) -> Batch:
+        if batch.state is BatchState.WITHDRAWING:
+            return await self._core.run(partial(take_back, id_=batch.id))
+        if batch.state is BatchState.RECEIVED:
+            found = await asyncio.to_thread(self._survey, batch)
+            return await self._core.run(partial(begin, batch=batch, found=found))
+        piece = await asyncio.to_thread(self._piece, batch)
+        begun = self._core.clock.monotonic()
+        after = await self._core.run(partial(apply_piece, piece=piece))
+        self._count(batch, after)
+        self._pace(self._core.clock.monotonic() - begun)
+        return after
+
     def clear_files(self, work: RegistryWork) -> None:
-        """At the start: files of batches that are over, or never became one, go."""
-        self._files.keep_only({batch.id for batch in work.store.pending_batches()})
+        """At the start: old files of batches that are over, or never became one, go."""
+        ids = {batch.file_id for batch in work.store.pending_batches()}
+        self._files.keep_only(ids, before=work.wall - SPARED)
 
     def _survey(self, batch: Batch) -> Layout | Trouble:
-        return survey(self._files.chunks(batch.id), self._contracts[batch.dataset])
+        return survey(self._files.chunks(batch.file_id), self._contracts[batch.dataset])
 
     def _piece(self, batch: Batch) -> Piece:
         layout = Layout(**{name: _tupled(value) for name, value in batch.layout.items()})
         contract, day = self._contracts[batch.dataset], today(self._core.clock.now())
         source = rows(
-            self._files.chunks(batch.id, batch.position), layout, number=batch.line, offset=batch.position
+            self._files.chunks(batch.file_id, batch.position),
+            layout,
+            number=batch.line,
+            offset=batch.position,
         )
         found = list(islice(source, self._rows))
         return Piece(
@@ -249,9 +309,14 @@ class Intake:
 
 
 def begin(work: RegistryWork, *, batch: Batch, found: Layout | Trouble) -> Batch:
-    """The file can be applied, or is refused as a whole: then nothing of it is applied or complete."""
+    """The file can be applied, or is refused as a whole: then nothing of it is applied or complete.
+
+    Changes nothing where the batch is not what it was when it was surveyed.
+    """
+    if (now := _as_it_is(work, batch)) != batch:
+        return now
     if isinstance(found, Trouble):
-        return refuse(work, batch=batch, why=found)
+        return _refused(work, batch, found)
     unknown = [
         text for text, name in zip(found.headings, found.columns, strict=True) if text and name is None
     ]
@@ -274,19 +339,33 @@ def begin(work: RegistryWork, *, batch: Batch, found: Layout | Trouble) -> Batch
 
 
 def refuse(work: RegistryWork, *, batch: Batch, why: Trouble) -> Batch:
-    """Ends a batch without going on."""
+    """Ends a batch without going on, where it is still what it was when the trouble came."""
+    now = _as_it_is(work, batch)
+    return now if now != batch else _refused(work, batch, why)
+
+
+def _refused(work: RegistryWork, batch: Batch, why: Trouble) -> Batch:
     after = replace(batch, state=BatchState.REFUSED, problems=(*batch.problems, why), ended_at=work.now)
     work.store.save_batch(after)
     work.audit("batch_refused", batch.id, cause=_cause(batch), code=why.code)
     return after
 
 
+def _as_it_is(work: RegistryWork, batch: Batch) -> Batch:
+    """The batch now: between reading it and this work it may have been withdrawn, or another process got on."""
+    now = work.store.batch(batch.id)
+    assert now is not None  # noqa: S101 - batches are never deleted
+    return now
+
+
 def apply_piece(work: RegistryWork, *, piece: Piece) -> Batch:
     """One piece: its good rows through the commands, the others kept. A piece of an old position is passed over."""
-    batch = work.store.batch(piece.batch.id)
-    assert batch is not None  # noqa: S101 - batches are never deleted
-    if (batch.state, batch.position) != (BatchState.APPLYING, piece.batch.position):
+    batch = _as_it_is(work, piece.batch)
+    if batch != piece.batch:
         return batch
+    done = batch.accepted + batch.unchanged + batch.rejected
+    if piece.last and done + len(piece.rows) != batch.rows:
+        return _refused(work, batch, _LOST)  # the file was cut short since it was surveyed
     sound = [row for row in piece.rows if not row.troubles]
     apply = _record if batch.dataset == _PARTICIPATIONS else _register
     outcomes = apply(work, batch, sound)
@@ -311,12 +390,8 @@ def apply_piece(work: RegistryWork, *, piece: Piece) -> Batch:
         unchanged=batch.unchanged + unchanged,
         rejected=batch.rejected + len(rejected),
     )
-    if not piece.last:
-        work.store.save_batch(after)
-        return after
-    if after.accepted + after.unchanged + after.rejected != after.rows:
-        return refuse(work, batch=after, why=_LOST)  # the file was cut short since it was surveyed
-    after = _finish(work, after)
+    if piece.last:
+        after = _finish(work, after)
     work.store.save_batch(after)
     return after
 

@@ -6,6 +6,8 @@ A file is sealed frame by frame, so it can be read from any place without openin
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -42,11 +44,16 @@ class Files:
         """Forgets a file; one that is not there is forgotten already."""
         self._path(id_).unlink(missing_ok=True)
 
-    def keep_only(self, ids: set[str]) -> None:
-        """Removes every other file, also those that were never finished."""
+    def has(self, id_: str) -> bool:
+        """Whether a finished file lies here."""
+        return self._path(id_).exists()
+
+    def keep_only(self, ids: set[str], *, before: datetime) -> None:
+        """Removes every other file that was last written before an instant, also those that were never finished."""
         for path in self._folder.iterdir():
-            if path.name not in ids:
-                path.unlink()
+            with suppress(FileNotFoundError):  # another process finishes and removes files too
+                if path.name not in ids and path.stat().st_mtime < before.timestamp():
+                    path.unlink()
 
     def _path(self, id_: str) -> Path:
         return self._folder / id_

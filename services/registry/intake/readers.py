@@ -22,6 +22,8 @@ MAX_TITLES: Final = 10
 _DELIMITERS: Final = (",", "\t")
 _TOTALS: Final = ("合计", "总计", "小计")
 _BOM: Final = b"\xef\xbb\xbf"
+# Delimiters, quotes and blanks; the full-width one in either encoding, for a survey does not know the file's yet.
+_BLANK = re.compile(rb'(?:[\s,"]|\xe3\x80\x80|\xa1\xa1)*')
 # Two-byte UTF-8, which Chinese files hold next to nothing of; bytes of GBK are often such by chance.
 _FOREIGN = re.compile("[\u0080-\u00b6\u00b8-\u00d6\u00d8-\u07ff]")
 _OTHER_FORMATS: Final = (
@@ -45,8 +47,8 @@ class Line:
 
     @property
     def is_blank(self) -> bool:
-        """Nothing, or only delimiters."""
-        return not self.raw.strip(b" ,\t\r")
+        """No cell of it holds anything. Told by the bytes, so that a survey counts what is read afterwards."""
+        return _BLANK.fullmatch(self.raw) is not None
 
 
 @dataclass(frozen=True)
@@ -78,18 +80,28 @@ class Row:
 
 
 def lines(chunks: Iterable[bytes], *, number: int = 0, offset: int = 0) -> Iterator[Line]:
-    """The lines of a file from a place on. Of one that is too long, one byte more than allowed is kept."""
+    """The lines of a file from a place on, whichever kind of end they have.
+
+    Of one that is too long, one byte more than allowed is kept.
+    """
     rest, dropped = b"", 0
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
+        whole = (rest + chunk).splitlines(keepends=True)
+        # A carriage return may be half of an end.
+        rest = whole.pop() if whole and not whole[-1].endswith(b"\n") else b""
         for raw in whole:
-            number, offset, dropped = number + 1, offset + len(raw) + dropped + 1, 0
-            yield Line(number, raw[: MAX_LINE + 1], offset)
-        if len(rest) > MAX_LINE:
-            dropped += len(rest) - MAX_LINE - 1
-            rest = rest[: MAX_LINE + 1]
+            number, offset, dropped = number + 1, offset + len(raw) + dropped, 0
+            yield Line(number, _endless(raw), offset)
+        if len(rest) > MAX_LINE + 2:
+            kept = rest[: MAX_LINE + 1] + (b"\r" if rest.endswith(b"\r") else b"")
+            dropped += len(rest) - len(kept)
+            rest = kept
     if rest:
-        yield Line(number + 1, rest, offset + len(rest) + dropped)
+        yield Line(number + 1, _endless(rest), offset + len(rest) + dropped)
+
+
+def _endless(raw: bytes) -> bytes:
+    return raw.rstrip(b"\r\n")[: MAX_LINE + 1]
 
 
 def survey(chunks: Iterable[bytes], contract: Contract) -> Layout | Trouble:
@@ -139,7 +151,7 @@ def _read_heading(line: Line, contract: Contract) -> _Heading:
     for encoding, delimiter in product(encodings, _DELIMITERS):
         text = _decode(line.raw.removeprefix(_BOM), encoding)
         if text:
-            texts = tuple(map(_clean, next(csv.reader([text.rstrip("\r")], delimiter=delimiter), ())))
+            texts = tuple(map(_clean, next(csv.reader([text], delimiter=delimiter), ())))
             found = (contract.headings.get(word(cell)) for cell in texts)
             columns = tuple(column.name if column else None for column in found)
             readings.append(_Heading(line, encoding, delimiter, texts, columns))
@@ -198,7 +210,7 @@ def rows(chunks: Iterable[bytes], layout: Layout, *, number: int, offset: int) -
 
 
 def _row(line: Line, layout: Layout) -> Row:
-    raw = line.raw.rstrip(b"\r")
+    raw = line.raw
     # Only for the sender's eyes, where the line is refused: then the other encoding may show it best.
     texts = (_decode(raw, layout.encoding), _decode(raw, "utf-8"), _decode(raw, "gb18030"))
     text = next((text for text in texts if text is not None), raw.decode(layout.encoding, "replace"))
@@ -216,7 +228,7 @@ def _row(line: Line, layout: Layout) -> Row:
             f"本行有 {found} 列，表头有 {expected} 列，请检查多余或缺少的分隔符",
             f"the row has {found} columns, the headings {expected}; look for a delimiter too many or too few",
         )
-    if word(next(filter(str.strip, cells))).startswith(_TOTALS):
+    if word(next(filter(str.strip, cells), "")).startswith(_TOTALS):
         trouble = Trouble(
             "total_row",
             "合计行不是数据，请从文件中删除",

@@ -31,8 +31,15 @@ def _line(row: RejectedRow, delimiter: str) -> list[str]:
         "；".join(dict.fromkeys(trouble.column for trouble in troubles if trouble.column)),
         "；".join(trouble.code for trouble in troubles),
         "；".join(f"{trouble.zh} / {trouble.en}" for trouble in troubles),
-        *map(_harmless, next(csv.reader([row.text], delimiter=delimiter), ())),
+        *map(_harmless, _cells(row.text, delimiter)),
     ]
+
+
+def _cells(text: str, delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader([text], delimiter=delimiter), [])
+    except csv.Error:  # a row kept with a line break in it
+        return [text]
 
 
 def _harmless(cell: str) -> str:
