@@ -25,6 +25,7 @@ from shared.clock import Clock
 from shared.errors import Problem
 from shared.events.catalogue import TOPICS
 from shared.http import (
+    Api,
     Body,
     Caller,
     StrictRoute,
@@ -479,7 +480,7 @@ def assemble(
         run=core.run,
         read=core.read,
     )
-    app = FastAPI(
+    app = Api(
         title=f"yingbao {core.name}",
         description=card,
         openapi_url=None,
@@ -583,7 +584,7 @@ def _operations(*, demo: bool) -> APIRouter:
 
     @router.get("/openapi.json", dependencies=[public("the contract of this API")], include_in_schema=False)
     async def contract(request: Request) -> dict[str, Any]:
-        return request.app.openapi()  # type: ignore[no-any-return]
+        return {**request.app.openapi(), "servers": [{"url": request.scope.get("root_path") or "/"}]}
 
     @router.get("/v1/parked", dependencies=[operating], tags=["operations"])
     async def parked(request: Request) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from shared.http.answers import (
 )
 from shared.http.around import install
 from shared.http.bodies import MAX_BODY, parse_json, read_body, stream_body
+from shared.http.contract import Api
 from shared.http.fields import (
     FIRST_YEAR,
     LAST_YEAR,
@@ -52,6 +53,7 @@ __all__ = [
     "LAST_YEAR",
     "MAX_BODY",
     "Access",
+    "Api",
     "Body",
     "Caller",
     "Choice",

@@ -1,5 +1,6 @@
 """Every route states its access rule: which scopes it asks for, or why it is public."""
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,9 @@ from fastapi.routing import iter_route_contexts
 from services.all_in_one import Suite
 from shared.auth import SCOPES
 from shared.clock import ZONE, FrozenClock
-from shared.http import Access, routes_without_access
+from shared.errors import FieldError, unprocessable
+from shared.http import Access, problem_response, routes_without_access
+from shared.http.contract import ProblemOut
 
 PARTS = ("registry", "matching", "notify", "targets")
 
@@ -120,6 +123,32 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
         "POST matching /v1/exemptions",
         "POST matching /v1/stock/release",
     }
+
+
+def test_the_contract_says_what_a_route_asks_for_and_refuses_with(suite: Suite) -> None:
+    """The scopes of its token, and problems as they really are: nothing of the framework's own is left."""
+    for service in suite.services.values():
+        contract = service.app.openapi()
+        assert not {"HTTPValidationError", "ValidationError"} & set(contract["components"]["schemas"])
+        assert "HTTPValidationError" not in str(contract["paths"])
+    registry = suite.services["registry"].app.openapi()
+    change = registry["paths"]["/v1/units/{uscc}"]["patch"]
+    assert change["security"] == [{"bearer": ["units:write"]}]
+    assert registry["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert {"401", "403", "404", "409", "422"} < set(change["responses"])
+    for status in ("401", "403", "404", "409", "422"):
+        (media,) = change["responses"][status]["content"].items()
+        assert media == ("application/problem+json", {"schema": {"$ref": "#/components/schemas/Problem"}})
+    ready = registry["paths"]["/health/ready"]["get"]
+    assert (ready["security"], "401" in ready["responses"]) == ([], False)
+
+
+def test_the_problems_of_the_contract_are_those_that_are_sent() -> None:
+    """Field by field."""
+    fields = (FieldError("/town", "unknown_town", "无此镇街", "no such town"),)
+    sent = json.loads(bytes(problem_response(unprocessable(fields)).body))
+    assert set(sent) == set(ProblemOut.model_fields)
+    assert ProblemOut.model_validate(sent).model_dump() == sent
 
 
 def test_every_list_that_a_body_may_hold_has_a_greatest_length(suite: Suite) -> None:

@@ -46,6 +46,19 @@ def test_without_demo_neither_clock_nor_carrier_can_be_reached(tmp_path: Path) -
     suite.close()
 
 
+def test_a_contract_says_where_its_paths_begin(tmp_path: Path) -> None:
+    """Below the prefix of the service that is mounted here."""
+    suite = Suite(tmp_path, clock=FrozenClock(DEMO_START))
+
+    async def run() -> list[str]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(suite.app), base_url="http://x") as client:
+            answers = [(await client.get(f"/{name}/openapi.json")).json() for name in suite.services]
+            return [answer["servers"][0]["url"] for answer in answers]
+
+    assert asyncio.run(run()) == [f"/{name}" for name in suite.services]
+    suite.close()
+
+
 def test_the_demo_clock_never_passes_the_last_year(tmp_path: Path) -> None:
     """Neither by an instant in another zone nor day by day; what is refused moves nothing."""
     clock = FrozenClock(DEMO_START)

@@ -6,11 +6,11 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter
 
 from services.registry.api import register
 from services.registry.schemas import UnitOut
-from shared.http import StrictRoute, access, install
+from shared.http import Api, StrictRoute, access, install
 from tests.support.registry import OTHER_USCC, UNIT, USCC, Registry
 
 KEY = {"Idempotency-Key": "k1"}
@@ -64,7 +64,7 @@ def framework(tmp_path: Path) -> Iterator[Registry]:
     """The same endpoint on a service of its own, through all of FastAPI."""
     registry = Registry(tmp_path / "framework")
     core = registry.service.core
-    app = FastAPI(openapi_url=None)
+    app = Api(openapi_url=None)
     app.state.core = core
     install(app, clock=core.clock, rate_limit_per_s=core.settings.rate_limit_per_s)
     router = APIRouter(route_class=StrictRoute)
