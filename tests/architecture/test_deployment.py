@@ -63,7 +63,7 @@ def test_every_setting_reaches_its_service(services: Mapping[str, Any]) -> None:
             decided |= {v for v in known if v == "YINGBAO_CONTACT_KEYS_FILE"}
         told = set(services[name]["environment"])
         assert known - decided <= told, known - decided - told
-        assert told <= known | {"YINGBAO_LOG_LEVEL"}, told - known
+        assert told <= known | {"YINGBAO_LOG_LEVEL", "FORWARDED_ALLOW_IPS"}, told - known
 
 
 def test_what_may_be_set_is_shown_with_the_value_it_has() -> None:
