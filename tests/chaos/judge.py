@@ -26,6 +26,7 @@ EXCUSED = {
     "reminder": {
         *("missing", "follow-up: missing", "second: missing", "second: follow-up: missing"),
         *("second: late", "second: without a first"),
+        "correction: unfounded",  # what may have arrived is taken back like what did
     },
     "second_reminder": {"second: missing", "second: follow-up: missing"},
     "correction": {"correction: missing"},

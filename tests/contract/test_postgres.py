@@ -51,5 +51,6 @@ def test_the_revisions_lead_to_the_tables(name: str, postgres: Postgres) -> None
     folder = Path(services.__file__).parent / name / "migrations"
     upgrade(database, folder)
     upgrade(database, folder)
-    assert differences(database, TABLES[name].metadata) == []
+    found = differences(database, TABLES[name].metadata)
     database.close()
+    assert found == []
