@@ -138,6 +138,14 @@ class Postgres(Native):
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [*self._as_owner(), str(self._bin / "postgres"), "-D", str(self._data), *flags]
 
+    def environment(self) -> dict[str, str]:
+        # Under a shifted date libfaketime breaks the server's timers: its lock and idle time-outs never come.
+        return {
+            name: value
+            for name, value in os.environ.items()
+            if name != "LD_PRELOAD" and not name.startswith("FAKETIME")
+        }
+
     def signal(self, number: int) -> None:
         """Sends a signal to the server; one that kills or stops also to its children, each its own group."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
