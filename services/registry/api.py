@@ -13,7 +13,6 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.registry.commands import (
-    REPUBLISHED_AT_ONCE,
     CancelParticipation,
     ChangeUnit,
     DeclareComplete,
@@ -267,10 +266,10 @@ def _unit_answer(outcome: Registered) -> Answer:
 )
 async def republish(body: RepublishIn, request: Request, who: Who) -> Response:
     """Tells the other services the contacts of units once more, a portion at a time."""
-    item = RepublishContacts(who.cause, body.uscc, body.after or "")
+    item = RepublishContacts(who.cause, body.limit, body.uscc, body.after or "")
 
     def respond(told: list[str]) -> Answer:
-        more = told[-1] if len(told) == REPUBLISHED_AT_ONCE else None
+        more = told[-1] if len(told) == body.limit else None
         return Answer(200, {"republished": len(told), "next": more})
 
     return await answer(request, republish_contacts, item, respond)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
 from services.registry.domain import (
     UNDIVIDED,
@@ -197,15 +197,12 @@ def _move(work: RegistryWork, item: MoveUnit, rule: Callable[[Unit, date, date],
 
 @dataclass(frozen=True)
 class RepublishContacts:
-    """A portion of the units whose contacts are to be told again: of the named ones, else of all."""
+    """A portion of at most `limit` units whose contacts are to be told again: of the named ones, else of all."""
 
     cause: Cause
+    limit: int
     usccs: tuple[str, ...] = ()
     after: str = ""
-
-
-REPUBLISHED_AT_ONCE: Final = 500
-"""Most units in a portion."""
 
 
 def republish_contacts(work: RegistryWork, item: RepublishContacts) -> list[str]:
@@ -213,7 +210,7 @@ def republish_contacts(work: RegistryWork, item: RepublishContacts) -> list[str]
 
     Whoever has them already does nothing; who lost them has them again.
     """
-    units = work.store.units_with_contacts(item.usccs, after=item.after, limit=REPUBLISHED_AT_ONCE)
+    units = work.store.units_with_contacts(item.usccs, after=item.after, limit=item.limit)
     contacts = work.store.contacts(unit.uscc for unit in units)
     letters = work.store.letters(contacts)
     for unit in units:

@@ -245,6 +245,7 @@ class RepublishIn(Body):
 
     uscc: Annotated[Many[Uscc], Listing(500)] = ()
     after: Uscc | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 500
 
 
 class SubjectIn(Body):
