@@ -90,6 +90,8 @@ class Consumer:
         self._on_released = on_released
         self.counts: Counter[str] = Counter()
         """Messages since the start of the process, by outcome."""
+        self.splits = 0
+        """Batches handled in halves because they failed as a whole; when nothing was parked, a handler is wrong."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -106,6 +108,10 @@ class Consumer:
             if is_transient(error):
                 raise
             if len(batch) > 1:
+                self.splits += 1
+                log.warning(
+                    "batch_split", service=self.service, messages=len(batch), reason=describe(error)
+                )
                 middle = len(batch) // 2
                 await self.receive(batch[:middle])
                 await self.receive(batch[middle:])

@@ -45,6 +45,7 @@ from tests.support.matching import (
     withdrawn,
     world,
 )
+from tests.support.native import Postgres
 
 NOW = at("2026-02-12")
 USCCS = (USCC, "91371082MA3XTE5T9N", "91371082MA3XTE5T0A")
@@ -156,6 +157,29 @@ def test_any_cutting_leaves_the_same(
     for place in doubled:
         messages.append(messages[place % len(messages)])
     assert_same_for_any_cutting(make(), messages, cuts)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(events, min_size=10, max_size=40), st.lists(st.integers(0, 50), max_size=1))
+def test_large_batches_on_postgresql_leave_the_same(
+    postgres: Postgres, told: list[Event], cuts: list[int]
+) -> None:
+    """As one message at a time leaves on SQLite."""
+    assert_same_for_any_cutting(make(), messages_of([*KNOWN, *told]), cuts, url=postgres.new_database())
+
+
+@pytest.mark.parametrize("server", [None, "postgres"])
+def test_leads_that_end_together_are_one_batch(server: str | None, request: pytest.FixtureRequest) -> None:
+    """Each with a visit that is not made any more."""
+    told = [*LEADING[:-1], *(registered(uscc=uscc) for uscc in USCCS)]
+    told += [unreached(uscc=uscc, lead_id=f"R01-{uscc}", notice_id=f"about-{uscc}") for uscc in USCCS]
+    ends = [closed(2, uscc=uscc) for uscc in USCCS]
+    url = request.getfixturevalue(server).new_database() if server else None
+    assert_same_for_any_cutting(make(), messages_of([*told, *ends]), range(len(told) + 1), url=url)
 
 
 # -- the checker itself -------------------------------------------------------------------------------------

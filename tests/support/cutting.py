@@ -120,18 +120,28 @@ def batches(sequence: Sequence[Any], cuts: Iterable[int]) -> list[Sequence[Any]]
 
 
 def assert_same_for_any_cutting(
-    make_world: MakeWorld, messages: Sequence[Message], cuts: Iterable[int], *, ignore: Iterable[str] = ()
+    make_world: MakeWorld,
+    messages: Sequence[Message],
+    cuts: Iterable[int],
+    *,
+    ignore: Iterable[str] = (),
+    url: str | None = None,
 ) -> None:
-    """Handling `messages` in batches leaves what handling them one at a time leaves."""
+    """Handling `messages` in batches leaves what handling them one at a time leaves.
+
+    With `url` the batches go to that database, and one at a time to an SQLite file as ever.
+    """
 
     def handle(world: World, parts: Sequence[Sequence[Message]]) -> None:
         async def all_parts() -> None:
             for part in parts:
                 await world.consumer.receive(part)
+            parked = world.consumer.counts["parked"]
+            assert parked or not world.consumer.splits, "a batch failed in which no message is at fault"
 
         asyncio.run(all_parts())
 
-    _compare(make_world, messages, cuts, ignore, handle)
+    _compare(make_world, messages, cuts, ignore, handle, url)
 
 
 def assert_list_command_same_for_any_cutting(
@@ -164,14 +174,15 @@ def _compare(
     cuts: Iterable[int],
     ignore: Iterable[str],
     handle: Callable[[World, Sequence[Sequence[Any]]], Any],
+    url: str | None = None,
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = []
-        for name, parts in (
-            ("one", batches(sequence, range(len(sequence)))),
-            ("cut", batches(sequence, cuts)),
+        for place, parts in (
+            (f"sqlite:///{Path(folder) / 'one'}.db", batches(sequence, range(len(sequence)))),
+            (url or f"sqlite:///{Path(folder) / 'cut'}.db", batches(sequence, cuts)),
         ):
-            database = Database(f"sqlite:///{Path(folder) / name}.db")
+            database = Database(place)
             world = make_world(database)
             answers = handle(world, parts)
             results.append((answers, world.snapshot(ignore)))
