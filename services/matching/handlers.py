@@ -33,7 +33,6 @@ from shared.events.registry import (
     UnitFacts,
     UnitRegistered,
 )
-from shared.messaging.bus import partition_of
 from shared.messaging.consumer import Received, on
 from shared.storage.work import Cause
 
@@ -46,17 +45,16 @@ CHUNK = 500
 
 def take_unit_facts(work: MatchingWork, received: Sequence[Received[UnitFacts]]) -> None:
     """Starts, moves, suspends or stops the clock of each unit as its new facts ask."""
-    cases = work.cases(item.event.uscc for item in received)
+    cases = work.kept_cases(item.event.uscc for item in received)
     for item in received:
         case, unit = cases[item.event.uscc], _unit(item.event)
         if case.unit is not None and case.unit.version >= unit.version:
             continue
         if case.clock is None:
-            partition = partition_of(unit.uscc)
-            start_clock(case, unit, work.circumstances(case), recorded_at=item.time, partition=partition)
+            about = work.circumstances(case)
+            start_clock(case, unit, about, recorded_at=item.time, partition=item.partition)
         case.unit = unit
         work.reconsider(case, item.cause)
-    work.save(cases)
 
 
 def _unit(event: UnitFacts) -> Unit:
@@ -91,7 +89,7 @@ def _take_participations(
     work: MatchingWork, received: Sequence[Received[ParticipationFacts]], state: str
 ) -> None:
     of_units = _through_units(received)
-    cases = work.cases(uscc for uscc, _ in of_units)
+    cases = work.kept_cases(uscc for uscc, _ in of_units)
     _keep_participations(work, of_units, state)
     for uscc, item in of_units:
         case, event = cases[uscc], item.event
@@ -100,21 +98,19 @@ def _take_participations(
         if case.enrolled_from is None or event.started_on < case.enrolled_from:
             case.enrolled_from = event.started_on
             work.reconsider(case, item.cause)
-    work.save(cases)
 
 
 def take_back_cancelled(work: MatchingWork, received: Sequence[Received[ParticipationCancelled]]) -> None:
     """Gives a unit its clock back, with the old deadline, when nothing true is left that stopped it."""
     of_units = _through_units(received)
-    cases = work.cases(uscc for uscc, _ in of_units)
-    starts = work.store.starts(cases)
+    usccs = [uscc for uscc, _ in of_units]
+    cases, starts = work.kept_cases(usccs), work.store.starts(usccs)
     _keep_participations(work, of_units, "cancelled")
     for uscc, item in of_units:
         case = cases[uscc]
         if starts[uscc].pop(item.event.participation_id, None) is not None:
             case.enrolled_from = min(starts[uscc].values(), default=None)
             work.reconsider(case, item.cause)
-    work.save(cases)
 
 
 def _through_units(
@@ -170,6 +166,7 @@ def take_settled(work: MatchingWork, received: Sequence[Received[IntakeSettled]]
 
 def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]) -> None:
     """Lets clocks and ladders go on that waited for participations of these days. It only moves forward."""
+    work.save_kept()
     known: dict[str, dict[int, date]] = {}
     for item in received:
         dataset, through = item.event.dataset, item.event.through
@@ -185,6 +182,7 @@ def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]
 
 def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChanged]]) -> None:
     """Moves the pending deadlines and the running waits that a newly published year changes."""
+    work.save_kept()
     for item in received:
         event = item.event
         if event.reference != "calendar":
@@ -264,12 +262,14 @@ _WORDS = {
 
 def freeze(work: MatchingWork, subject: str) -> None:
     """Holds clock and lead of a key with a parked message: the facts may be out of date."""
+    work.save_kept()
     work.store.freeze(subject)
     _reconsider_key(work, subject)
 
 
 def thaw(work: MatchingWork, subject: str) -> None:
     """Lets them go on."""
+    work.save_kept()
     work.store.thaw(subject)
     _reconsider_key(work, subject)
 

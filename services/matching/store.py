@@ -1,6 +1,6 @@
 """Every SQL statement of matching."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime, timedelta
 from typing import Any, TypeVar
@@ -26,10 +26,10 @@ _Columns = Sequence[sa.ColumnElement[Any]]
 
 _UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
 _CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
-_LEAD_NAMES = [field.name for field in fields(Lead)]
 _VISIT: _Columns = [
     t.visit.c[name] for name in ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
 ]
+_LEAD_NAMES = sorted((field.name for field in fields(Lead)), key=lambda name: name != "id")
 _LEAD: _Columns = [t.lead.c[name] for name in _LEAD_NAMES]
 
 
@@ -44,44 +44,53 @@ class Store:
     # -- cases -------------------------------------------------------------------------------------
 
     def cases(self, usccs: Collection[str]) -> dict[str, Case]:
-        """A case for each of these units, known or not, in this order."""
-        units = self._of(t.unit, _UNIT, Unit, usccs)
-        clocks = self._of(t.clock, _CLOCK, Clock, usccs)
-        leads = self._of(t.lead, _LEAD, _lead, usccs)
-        starts = self._first_starts(usccs)
-        frozen = set(
-            self._db.scalars(
-                sa.select(t.frozen_key.c.subject).where(among(self._db, t.frozen_key.c.subject, usccs))
-            )
+        """A case for each of these units, known or not, in this order.
+
+        The lock on the unit's own row is the lock on everything of it, so it is taken before the rest is read.
+        """
+        own: Iterable[Any] = self._db.execute(
+            sa.select(*_UNIT)
+            .where(among(self._db, t.unit.c.uscc, usccs))
+            .order_by(t.unit.c.uscc)
+            .with_for_update()
         )
-        exempt = {
-            row.uscc: row.expires_on
-            for row in self._db.execute(
-                sa.select(t.exemption.c.uscc, t.exemption.c.expires_on).where(
-                    among(self._db, t.exemption.c.uscc, usccs), t.exemption.c.lifted_at.is_(None)
-                )
-            )
-        }
-        disputed = set(
-            self._db.scalars(
-                sa.select(t.disputed_row.c.uscc).where(among(self._db, t.disputed_row.c.uscc, usccs))
-            )
-        )
+        units = {row.uscc: Unit(*row) for row in own}
+        found = {row[0]: row for row in self._db.execute(self._rest(usccs))}
         cases = {}
         for uscc in usccs:
-            unit, clock, lead = units.get(uscc), clocks.get(uscc), leads.get(uscc)
+            _, enrolled_from, frozen, exempt_through, disputed, *record = found[uscc]
+            unit = units.get(uscc)
+            clock = Clock(*record[: len(_CLOCK)]) if record[0] is not None else None
+            of_lead = record[len(_CLOCK) :]
+            lead = Lead(**dict(zip(_LEAD_NAMES, of_lead, strict=True))) if of_lead[0] is not None else None
             self._loaded[uscc] = (unit, _as_loaded(clock), _as_loaded(lead))
-            cases[uscc] = Case(
-                uscc,
-                unit,
-                clock,
-                lead,
-                enrolled_from=starts.get(uscc),
-                frozen=uscc in frozen,
-                exempt_through=exempt.get(uscc),
-                disputed=uscc in disputed,
-            )
+            cases[uscc] = Case(uscc, unit, clock, lead, enrolled_from, frozen, exempt_through, disputed)
         return cases
+
+    def _rest(self, usccs: Collection[str]) -> sa.Select[Any]:
+        """Per unit all but its own row: USCC, the other facts of a `Case`, the clock, the lead."""
+        asked = each(self._db, usccs).subquery()
+        uscc = asked.c.text
+        # Looked up for each unit by the index: joined, it was read whole for each batch while it was new.
+        first_start = (
+            sa.select(sa.func.min(t.participation.c.started_on))
+            .where(t.participation.c.uscc == uscc, *self._insured())
+            .scalar_subquery()
+        )
+        exempt = (t.exemption.c.uscc == uscc) & t.exemption.c.lifted_at.is_(None)
+        return sa.select(
+            uscc,
+            first_start,
+            sa.exists().where(t.frozen_key.c.subject == uscc),
+            t.exemption.c.expires_on,
+            sa.exists().where(t.disputed_row.c.uscc == uscc),
+            *_CLOCK,
+            *_LEAD,
+        ).select_from(
+            asked.outerjoin(t.clock, t.clock.c.uscc == uscc)
+            .outerjoin(t.lead, t.lead.c.uscc == uscc)
+            .outerjoin(t.exemption, exempt)
+        )
 
     def save(self, cases: Iterable[Case]) -> None:
         """Writes what has changed since the cases were loaded."""
@@ -177,19 +186,6 @@ class Store:
         """Keeps participations; of several rows of one, the last."""
         last = list({row["id"]: row for row in rows}.values())
         upsert_rows(self._db, t.participation, last, key="id", update=["state"])
-
-    def _first_starts(self, usccs: Collection[str]) -> dict[str, date]:
-        """Per unit that was ever insured, the earliest start of a participation that counts so."""
-        asked = each(self._db, usccs).subquery()
-        columns = t.participation.c
-        # Looked up for each unit by the index: joined, it was read whole for each batch while it was new.
-        first = (
-            sa.select(sa.func.min(columns.started_on))
-            .where(columns.uscc == asked.c.text, *self._insured())
-            .scalar_subquery()
-        )
-        found = self._db.execute(sa.select(asked.c.text, first))
-        return {uscc: started_on for uscc, started_on in found if started_on is not None}
 
     def starts(self, usccs: Collection[str]) -> dict[str, dict[int, date]]:
         """Per unit, id and start of every participation that counts as being insured."""
@@ -289,9 +285,12 @@ class Store:
         """One visit."""
         return self._db.execute(sa.select(t.visit).where(t.visit.c.id == id_).with_for_update()).first()
 
-    def standing_visits(self) -> list[Any]:
-        """The visits of the loaded leads that nobody has made yet, first asked first."""
-        leads = [lead["id"] for _, _, lead in self._loaded.values() if lead]
+    def loaded_leads(self) -> set[str]:
+        """The leads of the cases that were loaded."""
+        return {lead["id"] for _, _, lead in self._loaded.values() if lead}
+
+    def standing_visits(self, leads: Collection[str]) -> list[Any]:
+        """The visits of some leads that nobody has made yet, first asked first."""
         return list(
             self._db.execute(
                 sa.select(*_VISIT)
@@ -352,26 +351,9 @@ class Store:
         """Keeps the result of a day's check."""
         upsert(self._db, t.funnel_check, [row], key=["day"], update=[name for name in row if name != "day"])
 
-    def _of(
-        self, table: sa.Table, columns: _Columns, make: Callable[..., T], usccs: Collection[str]
-    ) -> dict[str, T]:
-        # Locked in one order (unit, clock, lead; each by USCC), so that no two writers wait for each other in a
-        # circle.
-        rows = self._db.execute(
-            sa.select(*columns)
-            .where(among(self._db, table.c.uscc, usccs))
-            .order_by(table.c.uscc)
-            .with_for_update()
-        ).all()
-        return {row.uscc: make(*row) for row in rows}
-
 
 def _as_loaded(record: Clock | Lead | None) -> dict[str, Any] | None:
     return dict(vars(record)) if record else None
-
-
-def _lead(*values: Any) -> Lead:
-    return Lead(**dict(zip(_LEAD_NAMES, values, strict=True)))
 
 
 _IN_STOCK = (t.clock.c.reason == sa.literal_column(f"'{STOCK}'")) & (t.clock.c.state == ClockState.HELD)

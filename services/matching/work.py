@@ -1,6 +1,6 @@
 """One transaction of matching."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any
@@ -32,7 +32,11 @@ _BY_OFFICIAL = "经办人员认定，理由见线索记录"
 
 
 class MatchingWork(Work):
-    """A transaction with the cases of units. Load them, change facts, `reconsider` each, `save`."""
+    """A transaction with the cases of units. Load them, change facts, `reconsider` each, `save`.
+
+    Facts of one unit often come together. `kept_cases` are loaded once for all of them and written when the
+    work ends, or before it asks the database anything that they might change.
+    """
 
     def __init__(
         self, db: sa.Connection, *, rule: Rule, calendar: Calendar, now: datetime, wall: datetime
@@ -41,10 +45,12 @@ class MatchingWork(Work):
         self.rule = rule
         self.store = Store(db, rule)
         self._pack_calendar = calendar
+        self._kept: dict[str, Case] = {}
         self._history: list[dict[str, Any]] = []
         self._asked: list[dict[str, Any]] = []
         self._moved: list[dict[str, Any]] = []
-        self._standing: dict[tuple[str, int], list[dict[str, Any]]] | None = None
+        self._standing: dict[tuple[str, int], list[dict[str, Any]]] = {}
+        self._looked_up: set[str] = set()
         self._ended: set[tuple[str, int]] = set()
         self._circumstances: dict[date | None, Circumstances] = {}
 
@@ -77,7 +83,25 @@ class MatchingWork(Work):
 
     def cases(self, usccs: Iterable[str]) -> dict[str, Case]:
         """The cases of some units, known or not."""
+        self.save_kept()
         return self.store.cases(list(dict.fromkeys(usccs)))
+
+    def kept_cases(self, usccs: Iterable[str]) -> Mapping[str, Case]:
+        """Cases that this work keeps, those of these units among them."""
+        fresh = dict.fromkeys(uscc for uscc in usccs if uscc not in self._kept)
+        if fresh:
+            self._kept |= self.store.cases(list(fresh))
+        return self._kept
+
+    def save_kept(self) -> None:
+        """Writes what is kept; whoever asks the database itself calls this first."""
+        kept, self._kept = self._kept, {}
+        if kept:
+            self.save(kept)
+
+    def flush(self) -> bool:
+        self.save_kept()
+        return super().flush()
 
     def reconsider(self, case: Case, cause: Cause, *, words: str | None = None) -> None:
         """Brings clock and lead in line with the facts, and tells what happened to the lead."""
@@ -151,10 +175,11 @@ class MatchingWork(Work):
 
     def _visits(self, lead_id: str, episode: int) -> list[dict[str, Any]]:
         """The visits of an episode that nobody has made yet: the first is open, the others joined it."""
-        if self._standing is None:
-            self._standing = {}
-            for row in self.store.standing_visits():
+        if lead_id not in self._looked_up:
+            leads = {lead_id, *self.store.loaded_leads()} - self._looked_up
+            for row in self.store.standing_visits(leads):
                 self._standing.setdefault((row.lead_id, row.episode), []).append(dict(row._mapping))
+            self._looked_up |= leads
         return self._standing.setdefault((lead_id, episode), [])
 
     def note(self, lead: Lead, action: str, cause: Cause, **details: Any) -> None:
@@ -179,7 +204,7 @@ class MatchingWork(Work):
             self.store.move_visit(visit["id"], VisitState(visit["state"]), now=self.now)
         self.store.cancel_visits(self._ended, now=self.now)
         self._history, self._asked, self._moved, self._ended = [], [], [], set()
-        self._standing = None
+        self._standing, self._looked_up = {}, set()
 
 
 def _event(case: Case, lead: Lead, step: Step, void: Void, *, by_official: bool) -> Event:

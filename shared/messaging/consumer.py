@@ -109,9 +109,7 @@ class Consumer:
                 raise
             if len(batch) > 1:
                 self.splits += 1
-                log.warning(
-                    "batch_split", service=self.service, messages=len(batch), reason=describe(error)
-                )
+                log.warning("batch_split", service=self.service, messages=len(batch), reason=describe(error))
                 middle = len(batch) // 2
                 await self.receive(batch[:middle])
                 await self.receive(batch[middle:])

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from shared.events.catalogue import PERSONAL
 from shared.messaging.bus import Message
-from shared.messaging.relay import message_of
+from shared.messaging.relay import fact_columns, message_of
 from shared.storage.database import Database
 from shared.storage.tables import Plumbing
 
@@ -52,7 +52,7 @@ def _history(publisher: Publisher, types: Collection[str]) -> Iterator[Any]:
     while True:
         # One statement sees one state: a row that the relay moves is in one of the tables, and never in two.
         parts = (
-            sa.select(*(table.c[column.name] for column in plumbing.outbox.c))
+            sa.select(*fact_columns(table))
             .where(table.c.seq > behind, table.c.type.in_(types))
             .order_by(table.c.seq)
             .limit(PAGE)

@@ -7,7 +7,6 @@ once, and rows go as tuples (SQLite), by COPY (PostgreSQL, new rows) or as one J
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 from typing import Any
 
 import psycopg
@@ -17,9 +16,6 @@ from pydantic_core import to_json
 from shared.storage.database import WRITES, dialect_insert
 
 Rows = Sequence[Mapping[str, Any]]
-
-_ISO = methodcaller("isoformat")
-"""How days and instants are written in JSON; nothing else that JSON does not know is let through."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ def upsert_rows(db: sa.Connection, table: sa.Table, rows: Rows, *, key: str, upd
     kinds = {name: table.c[name].type.compile(db.dialect).split("(")[0] for name in rows[0]}
     given = ", ".join(f"{quote(name)} text" for name in kinds)
     chosen = ", ".join(f"{quote(name)}::{kind}" for name, kind in kinds.items())
-    document = json.dumps([dict(zip(kinds, row, strict=True)) for row in values], default=_ISO)
+    document = to_json([dict(zip(kinds, row, strict=True)) for row in values]).decode()
     db.exec_driver_sql(
         f"INSERT INTO {_target(db, table, rows)} SELECT {chosen}"  # noqa: S608 - names of our own tables
         f" FROM json_to_recordset(%s::json) AS given ({given}) {conflict}",

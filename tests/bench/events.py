@@ -52,7 +52,9 @@ def main() -> None:
     options.add_argument("--events", type=int, default=40_000)
     options.add_argument("--rounds", type=int, default=3)
     given = options.parse_args()
-    ours, bare, effects = [], [], {}
+    ours: list[float] = []
+    bare: list[float] = []
+    effects: dict[str, int] = {}
     with tempfile.TemporaryDirectory(prefix="events-") as name:
         folder = Path(name)
         postgres = started(Postgres(folder / "postgres"))

@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import date, datetime
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from services.registry.app import build
 from services.registry.commands import RegisterUnit, register_units
 from services.registry.domain import Contact, ContactRole, UnitKind
 from services.registry.settings import RegistrySettings
+from services.registry.work import RegistryWork
 from shared.auth import LocalIssuer
 from shared.clock import FrozenClock, SystemClock
 from shared.messaging.in_process import InProcessBus
@@ -48,6 +50,9 @@ ESTABLISHED = date(2025, 12, 6)
 OPENING = "2026-01-06T08:30:00+08:00"
 PORTION = 500
 P99_MS = 500
+
+ARequest = tuple[str, str, dict[str, Any] | None]
+"""Method, URL, body."""
 
 
 def main() -> None:
@@ -79,13 +84,15 @@ def play(stack: Stack, databases: dict[str, str], due: int, rate: int, probes: f
     asyncio.run(register(stack.folder, databases["registry"], due))
     until("SELECT count(*) FROM clock", databases["matching"], due, "clocks run")
     until("SELECT count(*) FROM unit_contact", databases["notify"], due, "contacts known")
-    with httpx.Client(transport=stack.transport(), base_url="http://suite", timeout=60) as client:
+    with httpx.Client(timeout=60) as client:
         issuer = LocalIssuer(stack.folder / "issuer.jwk", SystemClock())
         scopes = ["units:write", "units:read", "leads:read", "notices:read"]
-        probing = Probing(client, issuer.token("herd", department="ADM", scopes=scopes), due, probes)
+        token = issuer.token("herd", department="ADM", scopes=scopes)
+        probing = Probing(client, token, requests(stack, due), probes)
         with probing:
             began = time.monotonic()
-            client.post("/demo/clock", json={"to": OPENING}).raise_for_status()
+            clock = f"{stack.front('registry').url}/demo/clock"
+            client.post(clock, json={"to": OPENING}).raise_for_status()
             ledger = stack.folder / "sandbox.db"
             told = 0
             while (count := len(received(ledger))) < due:
@@ -114,8 +121,12 @@ async def register(folder: Path, url: str, number: int) -> None:
     units = (_item(body) for _, body in bodies(established_on=ESTABLISHED.isoformat()))
     for first in range(0, number, PORTION):
         items = list(islice(units, min(PORTION, number - first)))
-        await core.run(lambda work, items=items: register_units(work, items), keys=[i.uscc for i in items])
+        await core.run(partial(_register, items), keys=[item.uscc for item in items])
     core.stop()
+
+
+def _register(items: Sequence[RegisterUnit], work: RegistryWork) -> None:
+    register_units(work, items)
 
 
 def _item(body: dict[str, Any]) -> RegisterUnit:
@@ -138,7 +149,7 @@ def until(count: str, url: str, number: int, what: str) -> None:
     """Waits until a count has reached a number."""
     began = time.monotonic()
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as db:
-        while (row := db.execute(count).fetchone()) and row[0] < number:  # type: ignore[call-overload]
+        while (row := db.execute(count).fetchone()) and row[0] < number:
             time.sleep(0.5)
     print(f"{number:,} {what} after {time.monotonic() - began:.0f} s", flush=True)
 
@@ -146,10 +157,10 @@ def until(count: str, url: str, number: int, what: str) -> None:
 class Probing:
     """Requests at a small rate, from a thread of its own; `took` are their seconds."""
 
-    def __init__(self, client: httpx.Client, token: str, units: int, rate: float) -> None:
+    def __init__(self, client: httpx.Client, token: str, requests: Iterator[ARequest], rate: float) -> None:
         self._client, self._rate = client, rate
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._requests = _requests(units)
+        self._requests = requests
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self.took: list[float] = []
@@ -166,25 +177,26 @@ class Probing:
 
     def _run(self) -> None:
         while not self._ended.wait(1 / self._rate):
-            method, path, body = next(self._requests)
+            method, url, body = next(self._requests)
             began = time.perf_counter()
-            answer = self._client.request(method, path, json=body, headers=self._headers)
+            answer = self._client.request(method, url, json=body, headers=self._headers)
             self.took.append(time.perf_counter() - began)
             if answer.is_error:
-                self.failed.append(f"{answer.status_code} {method} {path}")
+                self.failed.append(f"{answer.status_code} {method} {url}")
 
 
-def _requests(units: int) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
+def requests(stack: Stack, units: int) -> Iterator[ARequest]:
     """Reads of units of the herd, and registrations of others whose clocks have not run out."""
+    registry, matching, notify = (stack.front(name).url for name in ("registry", "matching", "notify"))
     known = (
         body["uscc"] for _, body in cycle(islice(bodies(established_on="2025-12-06"), min(units, 1_000)))
     )
     new = bodies(established_on="2026-01-05", first=units + 1)
     while True:
-        yield "GET", f"/registry/v1/units/{next(known)}", None
-        yield "GET", f"/matching/v1/leads?uscc={next(known)}", None
-        yield "GET", f"/notify/v1/notices?uscc={next(known)}", None
-        yield "POST", "/registry/v1/units", next(new)[1]
+        yield "GET", f"{registry}/v1/units/{next(known)}", None
+        yield "GET", f"{matching}/v1/leads?uscc={next(known)}", None
+        yield "GET", f"{notify}/v1/notices?uscc={next(known)}", None
+        yield "POST", f"{registry}/v1/units", next(new)[1]
 
 
 def received(ledger: Path) -> list[datetime]:

@@ -11,6 +11,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def assert_same_for_any_cutting(
 
         asyncio.run(all_parts())
 
-    _compare(make_world, messages, cuts, ignore, handle, url)
+    _compare(make_world, _both(messages, cuts), ignore, handle, url)
 
 
 def assert_list_command_same_for_any_cutting(
@@ -158,36 +159,45 @@ def assert_list_command_same_for_any_cutting(
         async def all_parts() -> list[str]:
             answers = []
             for part in parts:
-                outcomes = await world.run(lambda work, part=part: command(work, part))
+                outcomes = await world.run(partial(_commanded, command, part))
                 assert len(outcomes) == len(part)
                 answers += [str(getattr(o, "code", None) or o.__class__.__name__) for o in outcomes]
             return answers
 
         return asyncio.run(all_parts())
 
-    _compare(make_world, items, cuts, ignore, handle)
+    _compare(make_world, _both(items, cuts), ignore, handle)
+
+
+def _commanded(
+    command: Callable[[Any, Sequence[Any]], Sequence[Any]], items: Sequence[Any], work: Any
+) -> Sequence[Any]:
+    return command(work, items)
 
 
 def _compare(
     make_world: MakeWorld,
-    sequence: Sequence[Any],
-    cuts: Iterable[int],
+    both: tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]],
     ignore: Iterable[str],
     handle: Callable[[World, Sequence[Sequence[Any]]], Any],
     url: str | None = None,
 ) -> None:
+    """`both`: the sequence one at a time, and cut."""
     with tempfile.TemporaryDirectory() as folder:
-        results = []
-        for place, parts in (
-            (f"sqlite:///{Path(folder) / 'one'}.db", batches(sequence, range(len(sequence)))),
-            (url or f"sqlite:///{Path(folder) / 'cut'}.db", batches(sequence, cuts)),
-        ):
-            database = Database(place)
+        results: list[tuple[Any, Any]] = []
+        for place, parts in zip((None, url), both, strict=True):
+            database = Database(place or f"sqlite:///{Path(folder) / str(len(results))}.db")
             world = make_world(database)
             answers = handle(world, parts)
             results.append((answers, world.snapshot(ignore)))
             database.close()
     assert results[0] == results[1], _difference(results[0], results[1])
+
+
+def _both(
+    sequence: Sequence[Any], cuts: Iterable[int]
+) -> tuple[Sequence[Sequence[Any]], Sequence[Sequence[Any]]]:
+    return batches(sequence, range(len(sequence))), batches(sequence, cuts)
 
 
 def _difference(one: Any, cut: Any) -> str:

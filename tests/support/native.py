@@ -115,7 +115,16 @@ class Postgres(Native):
             shutil.chown(folder, "postgres")
         subprocess.run(
             [
-                *(*self._as_owner(), self._bin / "initdb", "-D", self._data, "-A", "trust", "-U", "yingbao"),
+                *(
+                    *self._as_owner(),
+                    str(self._bin / "initdb"),
+                    "-D",
+                    str(self._data),
+                    "-A",
+                    "trust",
+                    "-U",
+                    "yingbao",
+                ),
                 *("--no-sync", "--encoding=UTF8", "--locale=C"),
             ],
             check=True,

@@ -109,7 +109,8 @@ class Registry:
     def due(self, name: str = "complete_live_days") -> datetime | None:
         """When a duty has something to do next."""
         with self.service.core.database.read() as db:
-            return self._duty(name).next_due(db, self.clock.now())
+            due: datetime | None = self._duty(name).next_due(db, self.clock.now())
+            return due
 
     def _duty(self, name: str) -> Any:
         return next(duty for duty in self.service.duties if duty.name == name)
