@@ -6,6 +6,7 @@ a receiver that raises gets the same messages again. Topics and partitions have 
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from shared.events.catalogue import PARTITIONS
@@ -60,6 +61,7 @@ class Bus(Protocol):
         """
 
 
+@lru_cache(maxsize=65_536)  # a batch asks for the same keys again and again, and the sum is slow in Python
 def partition_of(key: str) -> int:
     """The partition of a key: murmur2 as Kafka's own clients compute it, so that all publishers agree."""
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS

@@ -9,8 +9,9 @@ filled the outbox to the commit of the last effect. Beside it, in each round, a 
 same messages and inserts each as one row (id, type, subject, time, data) in batches as large as ours, with
 offsets committed after the rows: it relays nothing, knows no duplicate and works out nothing.
 
-What limits ours is the consumer, which takes one batch after the other: of an event's time some 50 µs are
-Python (reading, the rule, rows to and fro) and some 27 µs PostgreSQL; the relay needs a third of that.
+What limits ours is the consumer, which takes one batch after the other: of an event's time some 45 µs are
+Python (reading, the rule, rows to and fro) and some 22 µs PostgreSQL, and the relay and the broker need 45 µs of
+the same two cores. Two batches at once were tried and brought nothing: they are smaller, and share the cores.
 The last line is one JSON object (design: events).
 """
 
