@@ -472,7 +472,7 @@ def _settle_corrected(
     by = f"batch {item.batch_id}" if item.batch_id else "a single call"
     for place, row in sorted(about.items(), key=itemgetter(0)):
         settle_dispute(work, row, item.cause, reason=f"corrected by {by}")
-        for digest in row.keys:
+        for digest in set(row.keys):  # number and name are one where columns are shifted
             del disputes[digest][place]
 
 

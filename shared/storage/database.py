@@ -123,11 +123,18 @@ _SQLITE_PASSING = frozenset(
 )
 
 
+_POSTGRES_READS_ONLY = "25006"
+"""A server that still recovers, as after a restore, says so of every write."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may well succeed later: the database or the network failed, not the work."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    original = getattr(error, "orig", None)
+    if getattr(original, "sqlstate", None) == _POSTGRES_READS_ONLY:
+        return True
+    code = getattr(original, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in _SQLITE_PASSING  # SQLite reports wrong SQL as an operational error too
     return isinstance(error, OperationalError | InterfaceError | OSError)

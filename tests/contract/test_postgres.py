@@ -44,6 +44,14 @@ class TestPostgres(StorageSuite):
         assert len(self.records(database)) == 1
 
 
+    def test_a_server_that_takes_no_writes_yet_is_passing(self, database: Database) -> None:
+        """As a restored one while it still recovers."""
+        with pytest.raises(DBAPIError) as error, database.write() as db:
+            db.exec_driver_sql("SET TRANSACTION READ ONLY")
+            insert_rows(db, record, [FULL])
+        assert is_transient(error.value)
+
+
 @pytest.mark.parametrize("name", list(TABLES))
 def test_the_revisions_lead_to_the_tables(name: str, postgres: Postgres) -> None:
     """Each service's revisions run on PostgreSQL and leave what its code expects; twice is once."""

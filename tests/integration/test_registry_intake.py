@@ -425,6 +425,7 @@ def test_a_rejected_participation_holds_its_unit_until_it_is_settled(registry: R
     [
         (row(id_number=WRONG_ID), True),
         (row(started_on="2026-13-01", name="王改名"), True),
+        (row(id_number="王示例"), True),
         (row(id_number=WRONG_ID, name="李示例"), False),
         (row(OTHER_USCC, id_number=WRONG_ID), False),
     ],
