@@ -657,9 +657,8 @@ def _measure_plumbing(db: sa.Connection, plumbing: Plumbing, now: datetime, read
     unsealed = db.scalar(sa.select(sa.func.count()).select_from(audit).where(audit.c.block.is_(None))) or 0
     reading.gauge("audit_unsealed_rows", "Audit rows committed and not yet sealed", unsealed)
     last_seal = db.scalar(sa.select(blocks.c.sealed_at).order_by(blocks.c.no.desc()).limit(1))
-    if last_seal is not None:
-        reading.gauge(
-            "audit_last_seal_timestamp_seconds",
-            "Wall time of the newest block of the audit trail",
-            last_seal.timestamp(),
-        )
+    reading.gauge(
+        "audit_last_seal_timestamp_seconds",
+        "Wall time of the newest block of the audit trail; 0 before the first",
+        0.0 if last_seal is None else last_seal.timestamp(),
+    )

@@ -238,7 +238,7 @@ def run_verify(folder: Path, *options: str) -> tuple[int, str]:
 def test_services_seal_while_they_run_at_their_stop_and_after_a_crash(tmp_path: Path) -> None:
     """Rows are sealed soon after their commit, those of a dead process at the next start."""
 
-    async def live(*, register: bool) -> str:
+    async def live(*, register: bool) -> dict[str, str]:
         async with System(tmp_path) as system:
             if register:
                 await system.register(USCC, date(2026, 1, 5))
@@ -247,11 +247,13 @@ def test_services_seal_while_they_run_at_their_stop_and_after_a_crash(tmp_path: 
                 return unsealed(tmp_path) == 0
 
             await system.until(sealed, "the audit rows are sealed")
-            return await scrape(system)
+            return {name: await scrape(system, name) for name in ("registry", "targets")}
 
     figures = asyncio.run(live(register=True))
-    assert "yingbao_audit_unsealed_rows 0.0" in figures
-    assert re.search(r"yingbao_audit_last_seal_timestamp_seconds 1\.\d+e\+09", figures)
+    assert "yingbao_audit_unsealed_rows 0.0" in figures["registry"]
+    assert re.search(r"yingbao_audit_last_seal_timestamp_seconds 1\.\d+e\+09", figures["registry"])
+    # Without the figure the alert would stay silent where sealing never worked at all.
+    assert "yingbao_audit_last_seal_timestamp_seconds 0.0" in figures["targets"]
     with closing(sqlite3.connect(tmp_path / "registry.db")) as db:  # what a crash leaves
         db.execute("UPDATE audit SET block = NULL")
         db.execute("DELETE FROM audit_block")
@@ -265,8 +267,8 @@ def test_services_seal_while_they_run_at_their_stop_and_after_a_crash(tmp_path: 
     assert "registry: whole, 1 blocks" in output
 
 
-async def scrape(system: System) -> str:
-    answer = await system._client.get("/registry/metrics")
+async def scrape(system: System, name: str) -> str:
+    answer = await system._client.get(f"/{name}/metrics")
     return str(answer.text)
 
 
