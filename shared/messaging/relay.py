@@ -100,7 +100,7 @@ def fact_columns(table: sa.Table) -> list[sa.ColumnElement[Any]]:
 
 def message_of(source: str, row: Any) -> Message:
     """What the relay of a service publishes of a fact."""
-    without_data = Envelope(
+    around = Envelope(
         id=row.id,
         source=f"/{source}",
         type=row.type,
@@ -109,7 +109,7 @@ def message_of(source: str, row: Any) -> Message:
         correlationid=row.correlation,
         partition=row.partition,
         data={},
-    ).model_dump_json(exclude_none=True)
+    ).model_dump_json(exclude={"data"}, exclude_none=True)
     partition = partition_of(row.subject) if row.partition is None else row.partition
-    value = f"{without_data.removesuffix('{}}')}{row.data}}}"
+    value = f'{around.removesuffix("}")},"data":{row.data}}}'
     return Message(source, partition, row.subject, value.encode())

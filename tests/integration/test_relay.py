@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS
 from shared.events.registry import ContactChanged
-from shared.messaging.bus import Message, Subscription
+from shared.messaging.bus import Message, Subscription, partition_of
 from shared.messaging.relay import BATCH, Relay
 from shared.storage.lease import LEASE
 from shared.storage.work import Work
-from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, Put, ValueSet, put_values
+from tests.support.probe import CAUSE, PLUMBING, START, Announced, Probe, Put, ValueSet, put_values
 
 
 class Sink:
@@ -74,6 +74,33 @@ def test_facts_are_published_in_order_and_moved_to_the_log(probe: Probe) -> None
     assert probe.rows(PLUMBING.outbox) == []
     ids = [Envelope.model_validate_json(m.value).id for m in bus.published]
     assert [row.id for row in probe.rows(PLUMBING.event_log)] == ids
+
+
+def test_a_message_says_all_that_was_written(probe: Probe) -> None:
+    """In an envelope of its own, whose data is the fact's, whatever stands in it."""
+    bus = Sink()
+    said, told = ValueSet(uscc="甲", content='"}, {{}} \n\\'), Announced(content="{}}")
+
+    async def run() -> None:
+        await probe.committer.run(lambda work: work.emit(said, told, cause=CAUSE))
+        await relay(probe, bus).step()
+
+    asyncio.run(run())
+    for fact, sent, row in zip(
+        [said, *[told] * PARTITIONS], bus.published, probe.rows(PLUMBING.event_log), strict=True
+    ):
+        partition = partition_of("甲") if fact is said else row.partition
+        assert (sent.topic, sent.key, sent.partition) == ("registry", fact.subject, partition)
+        assert Envelope.model_validate_json(sent.value) == Envelope(
+            id=row.id,
+            source="/registry",
+            type=fact.name,
+            subject=fact.subject,
+            time=START,
+            correlationid=CAUSE.correlation,
+            partition=row.partition,
+            data=fact.model_dump(),
+        )
 
 
 def test_personal_facts_are_kept_apart(probe: Probe) -> None:
