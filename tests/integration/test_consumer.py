@@ -205,15 +205,47 @@ def test_any_cutting_leaves_the_same(parts: Any, poisoned: int, cuts: list[int])
     assert_same_for_any_cutting(make_world, sequence(parts, poisoned), cuts)
 
 
-def test_a_planted_fold_bug_is_found() -> None:
-    """A handler that keeps the first of two values instead of the last fails the property."""
+def keeps_first(work: Work, received: Any) -> None:
+    """Keeps the first of two values instead of the last."""
+    first: dict[str, Any] = {}
+    for item in received:
+        first.setdefault(item.event.uscc, item)
+    set_values(work, list(first.values()))
 
-    def keeps_first(work: Work, received: Any) -> None:
-        first: dict[str, Any] = {}
-        for item in received:
-            first.setdefault(item.event.uscc, item)
-        set_values(work, list(first.values()))
 
+def notes_backwards(work: Work, received: Any) -> None:
+    """Leaves the trace of what came last in front."""
+    for item in reversed(received):
+        work.audit("value.heard", item.event.uscc, cause=item.cause, content=item.event.content)
+
+
+@pytest.mark.parametrize(("broken", "where"), [(keeps_first, "value"), (notes_backwards, "audit")])
+def test_a_planted_fold_bug_is_found(broken: Any, where: str) -> None:
+    """A handler that takes a list otherwise than one by one fails the property."""
     messages = [put("a", "1", "m1"), put("a", "2", "m2")]
-    with pytest.raises(AssertionError, match="value"):
-        assert_same_for_any_cutting(lambda db: make_world(db, (on(ValueSet, keeps_first),)), messages, [])
+    with pytest.raises(AssertionError, match=where):
+        assert_same_for_any_cutting(lambda db: make_world(db, (on(ValueSet, broken),)), messages, [])
+
+
+def fails_together(work: Work, received: Any) -> None:
+    """Takes single messages only."""
+    if len(received) > 1:
+        raise ValueError("together")
+    set_values(work, received)
+
+
+def fails_on_two(work: Work, received: Any) -> None:
+    """Fails for good because of a message that is sound."""
+    if any(item.event.content == "2" for item in received):
+        raise ValueError("two")
+    set_values(work, received)
+
+
+@pytest.mark.parametrize("broken", [fails_together, fails_on_two])
+def test_a_failure_is_found_beside_a_poison_message(broken: Any) -> None:
+    """The poison explains the splits of what holds it, and that it is parked, and nothing else."""
+    torn = poison(ValueSet(uscc="d", content="4"), id="m4", time=START)
+    messages = [put("a", "1", "m1"), put("b", "2", "m2"), put("c", "3", "m3"), torn]
+    assert_same_for_any_cutting(make_world, messages, [])
+    with pytest.raises(AssertionError, match="at fault"):
+        assert_same_for_any_cutting(lambda db: make_world(db, (on(ValueSet, broken),)), messages, [])

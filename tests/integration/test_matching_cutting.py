@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.matching import handlers
 from services.matching.handlers import SUBSCRIPTIONS
+from services.matching.store import Store
 from services.matching.work import MatchingWork
 from shared.calendar import Calendar
 from shared.events.base import Event
@@ -266,6 +267,19 @@ def test_a_handler_that_folds_wrongly_is_caught(
     assert_same_for_any_cutting(make(), causes, [])
     with pytest.raises(AssertionError):
         assert_same_for_any_cutting(make(_replaced(event, broken)), causes, [])
+
+
+@pytest.mark.parametrize("writes", ["add_history", "add_visits"])
+def test_rows_of_a_lead_that_change_their_order_are_caught(
+    writes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its history is shown oldest first, its visits first asked first."""
+    told = messages_of([*LEADING, unreached(notice_id="a"), unreached(notice_id="b", reason="refused")])
+    assert_same_for_any_cutting(make(), told, [])
+    write = getattr(Store, writes)
+    monkeypatch.setattr(Store, writes, lambda store, rows: write(store, rows[::-1]))
+    with pytest.raises(AssertionError):
+        assert_same_for_any_cutting(make(), told, [])
 
 
 def replace_correlation(one: Message, correlation: str) -> Message:
