@@ -43,12 +43,12 @@ class TestPostgres(StorageSuite):
             insert_rows(db, record, [FULL])
         assert len(self.records(database)) == 1
 
-
     def test_a_server_that_takes_no_writes_yet_is_passing(self, database: Database) -> None:
         """As a restored one while it still recovers."""
-        with pytest.raises(DBAPIError) as error, database.write() as db:
+        with database.write() as db:
             db.exec_driver_sql("SET TRANSACTION READ ONLY")
-            insert_rows(db, record, [FULL])
+            with pytest.raises(DBAPIError) as error:
+                insert_rows(db, record, [FULL])
         assert is_transient(error.value)
 
 

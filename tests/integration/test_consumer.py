@@ -1,6 +1,7 @@
 """Messages become effects exactly once; poison stops its key and nothing else."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,22 @@ def test_a_planted_fold_bug_is_found(broken: Any, where: str) -> None:
     messages = [put("a", "1", "m1"), put("a", "2", "m2")]
     with pytest.raises(AssertionError, match=where):
         assert_same_for_any_cutting(lambda db: make_world(db, (on(ValueSet, broken),)), messages, [])
+
+
+def announces(work: Work, received: Any) -> None:
+    """Tells everybody, which only a work that has the database alone may do."""
+    work.emit(Announced(content=received[0].event.content), cause=received[0].cause)
+
+
+def test_what_keys_forbid_is_found() -> None:
+    """A world with keys runs its handlers as the service does."""
+
+    def keyed(database: Database) -> World:
+        return replace(make_world(database, (on(ValueSet, announces),)), keyed=True)
+
+    assert_same_for_any_cutting(lambda db: replace(keyed(db), keyed=False), [put("a", "1", "m1")], [])
+    with pytest.raises(AssertionError, match="not at fault"):
+        assert_same_for_any_cutting(keyed, [put("a", "1", "m1")], [])
 
 
 def fails_together(work: Work, received: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.notify import handlers
@@ -24,6 +24,7 @@ from shared.messaging.bus import Message
 from shared.messaging.consumer import Received, on
 from shared.storage.database import Database
 from tests.support.cutting import World, assert_same_for_any_cutting, message, poison
+from tests.support.native import Postgres
 from tests.support.notify import (
     MOBILE,
     NOW,
@@ -83,9 +84,9 @@ EVENTS = st.one_of(
 
 
 @st.composite
-def sequences(draw: Any) -> list[Message]:
+def sequences(draw: Any, *, at_least: int = 4) -> list[Message]:
     """Messages with duplicates and one that is poison."""
-    events = draw(st.lists(EVENTS, min_size=4, max_size=14))
+    events = draw(st.lists(EVENTS, min_size=at_least, max_size=14))
     bad = draw(st.integers(0, len(events) - 1))
     messages = [
         (poison if n == bad and not event.broadcast else message)(event, id=f"m{n}", time=NOW)
@@ -120,6 +121,19 @@ def with_wechat(database: Database) -> World:
 def test_any_cutting_leaves_the_same(before: Any, messages: list[Message], cuts: list[int]) -> None:
     """Batches, with duplicates and one poison message, leave what one at a time leaves."""
     assert_same_for_any_cutting(before, messages, cuts)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(messages=sequences(at_least=10), cuts=st.lists(st.integers(0, 20), max_size=1))
+def test_large_batches_on_postgresql_leave_the_same(
+    postgres: Postgres, messages: list[Message], cuts: list[int]
+) -> None:
+    """As one message at a time leaves on SQLite."""
+    assert_same_for_any_cutting(with_wechat, messages, cuts, url=postgres.new_database())
 
 
 def test_of_several_corrections_of_a_lead_the_first_counts_in_any_cutting() -> None:

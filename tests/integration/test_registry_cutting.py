@@ -27,6 +27,7 @@ from services.registry.tables import PLUMBING, metadata
 from services.registry.work import RegistryWork
 from shared.clock import ZONE
 from shared.events.matching import LeadResolved
+from shared.messaging.bus import Message
 from shared.messaging.consumer import on
 from shared.privacy import KeyRing, Purpose
 from shared.storage.database import Database
@@ -38,6 +39,7 @@ from tests.support.cutting import (
     message,
     poison,
 )
+from tests.support.native import Postgres
 from tests.support.registry import ID_NUMBER, OTHER_ID_NUMBER, OTHER_USCC, USCC, WRONG_CHECK
 
 NOW = datetime(2026, 2, 10, 10, tzinfo=ZONE)
@@ -132,36 +134,66 @@ def test_recording_participations(items: list[RecordParticipation], where: list[
     )
 
 
-@bounded
-@given(st.data(), cuts)
-def test_marking_wrong_data(data: st.DataObject, where: list[int]) -> None:
-    """Ends of leads in any order, some twice, one of them torn."""
+@st.composite
+def ends_of_leads(draw: st.DrawFn, *, at_least: int = 1) -> list[Message]:
+    """In any order, some twice, one of them torn."""
     events = [
         LeadResolved(
             lead_id=f"L{n}", uscc=uscc, rule="R01", episode=n, end=end, reason="示例", by_official=True
         )
         for n, (uscc, end) in enumerate(
-            data.draw(
+            draw(
                 st.lists(
                     st.tuples(
                         st.sampled_from([USCC, OTHER_USCC]),
                         st.sampled_from(["wrong_data", "wrong_data", "enrolled"]),
                     ),
-                    min_size=1,
+                    min_size=at_least,
                     max_size=10,
                 )
             )
         )
     ]
-    torn = data.draw(st.integers(-1, len(events) - 1))
+    torn = draw(st.integers(-1, len(events) - 1))
     messages = [
         (poison if n == torn else message)(event, id=f"event-{n}", time=NOW + timedelta(minutes=n))
         for n, event in enumerate(events)
     ]
     # A copy never comes before its first delivery.
-    for copy in data.draw(st.lists(st.integers(0, len(events) - 1), max_size=3)):
-        messages.insert(data.draw(st.integers(copy + 1, len(messages))), messages[copy])
+    for copy in draw(st.lists(st.integers(0, len(events) - 1), max_size=3)):
+        messages.insert(draw(st.integers(copy + 1, len(messages))), messages[copy])
+    return messages
+
+
+@bounded
+@given(ends_of_leads(), cuts)
+def test_marking_wrong_data(messages: list[Message], where: list[int]) -> None:
+    """The last end of a unit's leads decides."""
     assert_same_for_any_cutting(lambda database: known_unit(world(database)), messages, where, ignore=SEALED)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.lists(enrolments, min_size=8, max_size=20),
+    ends_of_leads(at_least=6),
+    st.lists(st.integers(0, 20), max_size=1),
+)
+def test_large_batches_on_postgresql_leave_the_same(
+    postgres: Postgres, items: list[RecordParticipation], messages: list[Message], where: list[int]
+) -> None:
+    """As one at a time leaves on SQLite."""
+
+    def make_world(database: Database) -> World:
+        return known_unit(world(database))
+
+    assert_list_command_same_for_any_cutting(
+        make_world, record_participations, items, where, ignore=SEALED, url=postgres.new_database()
+    )
+    assert_same_for_any_cutting(make_world, messages, where, ignore=SEALED, url=postgres.new_database())
 
 
 # -- planted: each of these must be caught ---------------------------------------------------------------

@@ -33,6 +33,7 @@ from shared.messaging.bus import Message
 from shared.messaging.consumer import Reaction
 from shared.storage.database import Database
 from tests.support.cutting import World, assert_same_for_any_cutting, message, poison
+from tests.support.native import Postgres
 
 NOW = datetime(2026, 2, 10, 10, tzinfo=ZONE)
 DAY = NOW.date()
@@ -118,11 +119,11 @@ class Ledger:
 
 
 @st.composite
-def ledgers(draw: st.DrawFn) -> Ledger:
+def ledgers(draw: st.DrawFn, least: int = 1, most: int = 12) -> Ledger:
     """A few people, units and insurances, with starts, ends and cancellations."""
     ledger = Ledger()
     ended: set[int] = set()
-    for _ in range(draw(st.integers(1, 12))):
+    for _ in range(draw(st.integers(least, most))):
         open_ones = [id_ for id_ in ledger.facts if id_ not in ledger.cancelled]
         what = draw(st.sampled_from(["start", "start", "end", "cancel"])) if open_ones else "start"
         if what == "start":
@@ -144,10 +145,17 @@ def ledgers(draw: st.DrawFn) -> Ledger:
 
 
 @st.composite
-def deliveries(draw: st.DrawFn, ledger: Ledger) -> list[Message]:
-    """The ledger's messages as the bus may bring them: in order per key only, some of them twice."""
+def deliveries(draw: st.DrawFn, ledger: Ledger, *, torn: bool = False) -> list[Message]:
+    """The ledger's messages as the bus may bring them: in order per key only, some of them twice.
+
+    With `torn` one of them may be poison.
+    """
     queues: dict[str, list[Message]] = defaultdict(list)
-    for sent in ledger.messages():
+    told = ledger.messages()
+    bad = draw(st.integers(-1, len(told) - 1)) if torn else -1
+    if bad >= 0:
+        told[bad] = poison(ledger.events[bad], id=f"event-{bad}", time=NOW)
+    for sent in told:
         queues[sent.key].append(sent)
     brought: list[Message] = []
     while queues:
@@ -190,14 +198,21 @@ def counting(here: World) -> dict[tuple[int, str], int | None]:
 @given(st.data(), cuts)
 def test_any_cutting_leaves_the_same(data: st.DataObject, where: list[int]) -> None:
     """Batches, redeliveries and one poison message leave what one message at a time leaves."""
-    ledger = data.draw(ledgers())
-    messages = data.draw(deliveries(ledger))
-    torn = data.draw(st.integers(-1, len(ledger.events) - 1))
-    if torn >= 0:
-        bad = poison(ledger.events[torn], id=f"event-{torn}", time=NOW)
-        good = message(ledger.events[torn], id=f"event-{torn}", time=NOW)
-        messages = [bad if sent == good else sent for sent in messages]
-    assert_same_for_any_cutting(world, messages, where)
+    assert_same_for_any_cutting(world, data.draw(deliveries(data.draw(ledgers()), torn=True)), where)
+
+
+@settings(
+    max_examples=10,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(st.data(), st.lists(st.integers(0, 40), max_size=1))
+def test_large_batches_on_postgresql_leave_the_same(
+    postgres: Postgres, data: st.DataObject, where: list[int]
+) -> None:
+    """As one message at a time leaves on SQLite."""
+    messages = data.draw(deliveries(data.draw(ledgers(20, 40)), torn=True))
+    assert_same_for_any_cutting(world, messages, where, url=postgres.new_database())
 
 
 def test_the_cutting_check_catches_a_handler_that_folds_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,8 @@ class World:
     reactions: Sequence[Reaction] = ()
     on_parked: KeyHook = lambda work, subject: None
     on_released: KeyHook = lambda work, subject: None
+    keyed: bool = False
+    """As the service says of its consumer."""
 
     def __post_init__(self) -> None:
         with self.database.write() as db:
@@ -51,13 +53,14 @@ class World:
             self.reactions,
             self.plumbing,
             self.run,
+            keyed=self.keyed,
             on_parked=self.on_parked,
             on_released=self.on_released,
         )
 
     async def run(self, do: Callable[[Any], Any], *, keys: Collection[str] | None = None) -> Any:
         """Runs `do(work)` in a transaction of its own, as the committer would."""
-        with self.database.write() as db:
+        with self.database.write(keys=keys) as db:
             work = self.make_work(db)
             result = do(work)
             work.flush()
@@ -155,8 +158,9 @@ def assert_list_command_same_for_any_cutting(
     cuts: Iterable[int],
     *,
     ignore: Iterable[str] = (),
+    url: str | None = None,
 ) -> None:
-    """A list command leaves and answers the same however its items are cut into lists."""
+    """A list command leaves and answers the same however its items are cut into lists. `url` as above."""
 
     def handle(world: World, parts: Sequence[Sequence[Any]]) -> list[str]:
         async def all_parts() -> list[str]:
@@ -169,11 +173,11 @@ def assert_list_command_same_for_any_cutting(
 
         return asyncio.run(all_parts())
 
-    _compare(make_world, _both(items, cuts), ignore, handle)
+    _compare(make_world, _both(items, cuts), ignore, handle, url)
 
 
 def _is_torn(one: Message) -> bool:
-    return json.loads(one.value)["data"] == {}
+    return not json.loads(one.value)["data"]
 
 
 def _splits_explained(batch: Sequence[Message]) -> int:

@@ -197,6 +197,7 @@ def world(
         reactions,
         on_parked=freeze,
         on_released=thaw,
+        keyed=True,
     )
 
 

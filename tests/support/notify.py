@@ -228,7 +228,7 @@ def world(
     def make_work(db: sa.Connection) -> NotifyWork:
         return NotifyWork(db, gear, now=now, wall=now)
 
-    return World(database, metadata, PLUMBING, make_work, reactions, hold_parked, release_parked)
+    return World(database, metadata, PLUMBING, make_work, reactions, hold_parked, release_parked, keyed=True)
 
 
 class Desk:
@@ -255,6 +255,7 @@ class Desk:
             SUBSCRIPTIONS,
             PLUMBING,
             self.core.run,
+            keyed=True,
             on_parked=hold_parked,
             on_released=release_parked,
         )
