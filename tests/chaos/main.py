@@ -31,13 +31,13 @@ from tests.chaos.judge import came_true, judge
 from tests.chaos.telling import Telling, whole_city
 
 ROLES = {
-    "registry": ("all", "worker"),
+    "registry": ("api", "worker", "worker"),
     "matching": ("all", "worker"),
     "notify": ("all", "worker"),
 }
 VICTIMS = (
     *("registry-1", "matching-1", "matching-2", "notify-1", "notify-2"),
-    *("targets-1", "broker", "notify-1", "matching-2", "sandbox", "registry-2", "database"),
+    *("targets-1", "broker", "notify-1", "registry-3", "sandbox", "registry-2", "database"),
 )
 PAUSES = ((2, 4), (5.5, 8), (11, 15))
 """Seconds that a process stands still: shortly, longer than a look may take, longer than a lease lasts."""
