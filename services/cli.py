@@ -351,8 +351,8 @@ def verify(
 ) -> None:
     """Reads the audit trail of all services; exit code 1 when something was changed, removed or added.
 
-    A tail that was cut off is found by the file <service>.audit.head in the data folder. Where that could be
-    altered as well, give --expect: the service logs the hash of each block it seals.
+    A tail that was cut off is found by the file <service>.audit.head in the data folder, or in YINGBAO_AUDIT_HEADS.
+    Where that could be altered as well, give --expect: the service logs the hash of each block it seals.
     """
     missing = set(expect or ())
     whole = True
@@ -367,6 +367,8 @@ def verify(
             f" newest {verdict.hashes[-1] if verdict.hashes else 'none'}, {verdict.unsealed} rows unsealed"
             + (f" since {verdict.unsealed_since}" if verdict.unsealed_since else "")
         )
+        if heads[name] is None and verdict.hashes:
+            print("  no newest block is remembered: a tail that was cut off would not be found")  # noqa: T201
         for sentence in verdict.breaks:
             print(f"  {sentence}")  # noqa: T201
         whole = whole and not verdict.breaks

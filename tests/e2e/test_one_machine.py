@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -279,6 +280,19 @@ def test_the_operators_commands_do_what_the_manual_says(stack: Composed) -> None
         key = {"topic": parked["topic"], "subject": parked["subject"]}
         assert client.post("/v1/parked/redrive", json=key).json() == {"handled": 0}
         assert client.get("/v1/parked").json()["items"][0]["attempts"] == 2
+
+
+def test_a_tail_that_was_cut_from_the_audit_trail_is_found(stack: Composed) -> None:
+    """Where the stack's services remember their newest blocks, the operator's command looks for them."""
+    Story(stack).send("off")
+    wait_until(lambda: stored(stack, "notify", "audit WHERE block IS NULL") == 0, "it is sealed")
+    with psycopg.connect(stack.postgres.dsn("notify")) as db:
+        db.execute("DELETE FROM audit WHERE block = (SELECT max(no) FROM audit_block)")
+        db.execute("DELETE FROM audit_block WHERE no = (SELECT max(no) FROM audit_block)")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        stack.run("tools", "audit", "verify", "--data", "/suite")
+    assert "notify: BROKEN" in failed.value.stdout
+    assert "is remembered as sealed, and not in the chain" in failed.value.stdout
 
 
 def stored(stack: Composed, service: str, table: str) -> int:

@@ -302,8 +302,10 @@ def test_verify_fails_on_a_break_and_on_a_cut_tail(tmp_path: Path) -> None:
         db.commit()
     code, output = run_verify(tmp_path)
     assert (code, noted in output) == (1, True)
+    assert "is remembered: a tail" not in output
     (tmp_path / "registry.audit.head").unlink()
-    assert run_verify(tmp_path)[0] == 0
+    code, output = run_verify(tmp_path)
+    assert (code, output.count("no newest block is remembered: a tail")) == (0, 1)
     code, output = run_verify(tmp_path, "--expect", noted)
     assert (code, noted in output) == (1, True)
 
