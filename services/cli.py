@@ -123,10 +123,17 @@ def _serve_alone(name: str, role: str, host: str, port: int) -> None:
     _run(service.app, host, port)
 
 
-def _run(asgi: Any, host: str, port: int) -> None:
-    # What was built stays to the end: looking through it for garbage again and again took a tenth of the time.
+def spare_the_collector() -> None:
+    """Settles what a process has built before it serves; the collector took a tenth of the time."""
+    # What was built stays to the end: no use looking through it again and again.
     gc.collect()
     gc.freeze()
+    # A batch makes tens of thousands of objects that all live until it commits: no use looking after each 700.
+    gc.set_threshold(20_000, 20, 20)
+
+
+def _run(asgi: Any, host: str, port: int) -> None:
+    spare_the_collector()
     uvicorn.run(
         asgi,
         host=host,

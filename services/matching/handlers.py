@@ -142,23 +142,21 @@ def _keep_participations(
 
 def take_disputed(work: MatchingWork, received: Sequence[Received[IntakeDisputed]]) -> None:
     """Holds clock and lead of a unit that a rejected row may say is insured."""
-    cases = work.cases(item.event.uscc for item in received)
+    cases = work.kept_cases(item.event.uscc for item in received)
     rows = [item.event.model_dump(include={"uscc", "batch_id", "row"}) for item in received]
     work.store.dispute(list({tuple(row.values()): row for row in rows}.values()))
     for item in received:
         cases[item.event.uscc].disputed = True
         work.reconsider(cases[item.event.uscc], item.cause)
-    work.save(cases)
 
 
 def take_settled(work: MatchingWork, received: Sequence[Received[IntakeSettled]]) -> None:
     """Lets them go on when the last such row is settled."""
-    cases = work.cases(item.event.uscc for item in received)
+    cases = work.kept_cases(item.event.uscc for item in received)
     for item in received:
         event = item.event
         cases[event.uscc].disputed = work.store.settle(event.uscc, event.batch_id, event.row)
         work.reconsider(cases[event.uscc], item.cause)
-    work.save(cases)
 
 
 # -- what concerns every unit --------------------------------------------------------------------------

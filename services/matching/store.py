@@ -100,7 +100,7 @@ class Store:
         leads: list[dict[str, Any]] = []
         new: dict[sa.Table, list[dict[str, Any]]] = {t.unit: [], t.clock: [], t.lead: []}
         for case in cases:
-            unit, clock, lead = self._loaded[case.uscc]
+            unit, clock, lead = self._loaded.pop(case.uscc)  # saved once: it is loaded again, or an error
             if case.unit and case.unit != unit:
                 (units if unit else new[t.unit]).append(vars(case.unit))
             if case.clock and vars(case.clock) != clock:

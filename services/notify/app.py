@@ -103,7 +103,7 @@ def build(
         on_parked=hold_parked,
         on_released=release_parked,
         at_start=begin,
-        measure=partial(_measure, tools),
+        measure=partial(measure, tools),
     )
     _close_with(service.app, registry, line)
     return service
@@ -153,15 +153,17 @@ def _account(settings: NotifySettings, secret_key: SecretStr) -> YunMasAccount:
     )
 
 
-def _measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -> None:
+def measure(tools: Tools, db: sa.Connection, now: datetime, reading: Reading) -> None:
+    """What notify wants to be watched by."""
     store, accounts = Store(db, tools.rules), tools.rules.accounts
     notices = dict.fromkeys(((str(state), "") for state in NoticeState), 0) | store.count_by_channel()
     reading.gauges(
         "notices", "Notices by state, and the channel that took them last", ["state", "channel"], notices
     )
     brakes, used = store.brakes(), store.submitted_since(start_of(today(now)))
-    stopped = all(brake.state is SendingState.OFF for brake in brakes.values())
-    may_leave = not stopped and is_open(now, store.calendar(), tools.rules.hours)
+    may_leave = any(line.takes_more for line in store.lines(now).values()) and is_open(
+        now, store.calendar(), tools.rules.hours
+    )
     reading.gauge("notices_due", "Notices that could leave now", store.count_due(now) if may_leave else 0)
     reading.gauge(
         "contacts_overdue",

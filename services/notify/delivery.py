@@ -330,16 +330,19 @@ class Delivery:
             log.error(event, service=self._core.name, code=outcome.code, fix=outcome.text)
 
     async def _submit(self, message: Outgoing, began: float) -> tuple[Outgoing, Submission]:
+        await self._turn()
         try:
-            await self._turn()
             # The brake is looked at each time, so that a stop acts within a second whatever is under way.
             brakes = await self._core.read(lambda db: Store(db, self._tools.rules).brakes())
-            admitted = brakes[message.attempt.channel].admits(message.attempt.mobile_index)
-            outcome = await self._hand_over(message, began, admitted=admitted)
         except Exception as error:  # noqa: BLE001 - whatever happened, the outcome has to be recorded
+            log.warning("brake_unread", service=self._core.name, error=type(error).__name__)
+            return message, NotSent("brake unread")
+        admitted = brakes[message.attempt.channel].admits(message.attempt.mobile_index)
+        try:
+            return message, await self._hand_over(message, began, admitted=admitted)
+        except Exception as error:  # noqa: BLE001 - as above; and something may have left
             log.warning("submission_failed", service=self._core.name, error=type(error).__name__)
-            outcome = Unknown(type(error).__name__)
-        return message, outcome
+            return message, Unknown(type(error).__name__)
 
     async def _turn(self) -> None:
         """Waits for the carrier's next slot. Counted from the last one that was used: a stall is not made up for."""

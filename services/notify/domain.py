@@ -353,6 +353,11 @@ class Line:
         """Whether nobody gets anything."""
         return self.brake.state is SendingState.OFF
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether something may still leave today."""
+        return not self.is_off and self.left != 0
+
     def obstacle(self, mobile_index: str) -> str | None:
         """Why a message to this phone has to wait, None when it may leave."""
         if not self.brake.admits(mobile_index):

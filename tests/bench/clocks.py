@@ -10,7 +10,6 @@ that write and commit one row each, out of as many pending jobs. The last line i
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import multiprocessing
@@ -29,6 +28,7 @@ import psycopg
 import sqlalchemy as sa
 import structlog
 
+from services.cli import spare_the_collector
 from services.matching import tables as t
 from services.matching.app import build
 from services.matching.commands import PORTION
@@ -97,7 +97,7 @@ async def _on_sqlite(folder: Path, pending: int, due: int) -> dict[str, Any]:
     many = await opened(MatchingSettings(data_dir=folder / "many"), clock, pending, due)
     idle = await idle_ratio(few, many)
     await few.stop()
-    _as_served()
+    spare_the_collector()
     clock.move_to(DUE_AT)
     many.core.wake()
     seconds = await until_fired(many.core.database)
@@ -154,7 +154,7 @@ def work(settings: MatchingSettings, ready: Any, go: Event) -> None:
     async def serve() -> None:
         service = build(settings, bus=HeldBus(), clock=(clock := FrozenClock(BEFORE)))
         await service.start()
-        _as_served()
+        spare_the_collector()
         ready.release()
         await asyncio.to_thread(go.wait)
         clock.move_to(DUE_AT)
@@ -293,12 +293,6 @@ def figures(database: Database, pending: int, due: int, seconds: float, idle: fl
 
 def _line(ours: dict[str, Any], peers: dict[str, float]) -> dict[str, Any]:
     return {**ours, "peers": peers, "ratio": round(ours["per_s"] / max(peers.values()), 2)}
-
-
-def _as_served() -> None:
-    """What the command line does before it serves."""
-    gc.collect()
-    gc.freeze()
 
 
 def _quiet() -> None:

@@ -816,18 +816,22 @@ def test_a_stall_is_not_made_up_for(tmp_path: Path) -> None:
 
 
 def test_the_daily_cap_leaves_the_rest_for_the_next_day(tmp_path: Path) -> None:
-    """Two a day: the third is due at the next opening, and leaves then."""
+    """Two a day: what is left is due at the next opening, and leaves then."""
 
     async def story(desk: Desk) -> None:
-        await turn(desk, "on", daily_cap=2)
+        await turn(desk, "off", Channel.WECHAT)
+        await turn(desk, "on", Channel.SMS, daily_cap=2)
         for n in range(3):
             await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        assert await desk.could_leave() == 3
         await desk.deliver()
         assert len(desk.carrier.messages) == 2
         assert await desk.next_due() == at("2026-02-11", "08:30")
+        await due(desk, "91371082MA3XTE0003", mobile="13800138003")
+        assert await desk.could_leave() == 0  # nobody need be told that it waits
         desk.clock.move_to(at("2026-02-11", "08:30"))
         await desk.deliver()
-        assert len(desk.carrier.messages) == 3
+        assert len(desk.carrier.messages) == 2 + 2
 
     play(tmp_path, story)
 
@@ -888,6 +892,29 @@ def test_a_stop_acts_on_everything_that_has_not_begun(tmp_path: Path) -> None:
         await turn(desk, "on")
         await desk.deliver()
         assert len({mobile for mobile, _ in desk.carrier.messages}) == len(desk.carrier.messages) == 100
+
+    play(tmp_path, story)
+
+
+def test_where_the_brake_can_not_be_read_nothing_leaves_and_nothing_is_lost(tmp_path: Path) -> None:
+    """The database blinks before one submission: the message goes a little later, once."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        read, reads = desk.core.read, 0
+
+        async def blinks(ask: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            if reads == 2:  # the first asks what is due
+                raise ConnectionError("gone")
+            return await read(ask)
+
+        desk.core.read = blinks
+        await desk.delivery.deliver()
+        assert (desk.carrier.messages, await desk.attempts()) == ([], ["released"])
+        await desk.deliver()
+        assert len(desk.carrier.messages) == 1
 
     play(tmp_path, story)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from services.notify.app import measure
 from services.notify.bindings import Bind, bind
 from services.notify.carriers import Accepted, Receipt, Submission
 from services.notify.commands import Outgoing, Report, take_report
@@ -38,6 +39,7 @@ from shared.events.matching import (
 from shared.events.registry import ContactChanged
 from shared.messaging.bus import Message
 from shared.messaging.consumer import Consumer, Reaction
+from shared.metrics import Reading
 from shared.privacy import Cipher, KeyRing, Purpose
 from shared.service import Core
 from shared.storage.database import Database
@@ -295,6 +297,17 @@ class Desk:
             steps += 1
             assert steps < 100, "delivery never comes to rest"
         return steps
+
+    async def could_leave(self) -> float:
+        """What the figure `notices_due` says."""
+
+        def ask(db: sa.Connection) -> float:
+            reading = Reading()
+            measure(self.tools, db, self.clock.now(), reading)
+            (family,) = (one for one in reading.collect() if one.name.endswith("notices_due"))
+            return float(family.samples[0].value)
+
+        return await self.core.read(ask)
 
     async def settle(self) -> None:
         """Steps the ends of waits until nothing is due."""
