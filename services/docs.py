@@ -72,6 +72,10 @@ _STACK: Final = {
     "POSTGRES_PASSWORD": "Password of the database user; it is part of an address: letters and digits only",
     "GRAFANA_PASSWORD": "Password of the user admin of Grafana",
     "DEMO": "true: simulated clock and pages open to everybody, with invented people only; leave it empty otherwise",
+    **{
+        f"{name.upper()}_WORKERS": f"How many processes of {name} run beside the one that answers requests"
+        for name in SUBSCRIPTIONS
+    },
     "FORWARDED_ALLOW_IPS": "Address of the gateway, as notify sees it, whose X-Forwarded-For is believed",
 }
 """Variables of the compose file that no service reads."""

@@ -77,6 +77,11 @@ class ServiceSettings(BaseSettings):
         validation_alias="YINGBAO_CONTACT_KEYS_FILE",
         description="Keys that seal contacts between services; without it contact.keys.json in the data folder",
     )
+    audit_heads: Path | None = Field(
+        None,
+        validation_alias="YINGBAO_AUDIT_HEADS",
+        description="Folder where each service remembers the newest block of its audit trail; without it the data folder",
+    )
     rate_limit_per_s: float = Field(
         500.0, gt=0, description="Requests a second that one client may send for ever; twice that at once"
     )
@@ -108,7 +113,7 @@ class ServiceSettings(BaseSettings):
     @property
     def audit_head(self) -> Path:
         """The file that remembers the newest block of the audit trail, outside the database."""
-        return self.data_dir / f"{self.service}.audit.head"
+        return (self.audit_heads or self.data_dir) / f"{self.service}.audit.head"
 
     @property
     def clock(self) -> Path:

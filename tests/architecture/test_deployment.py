@@ -14,7 +14,7 @@ import pytest
 from services.dashboards import DASHBOARDS
 from services.docs import SETTINGS, env_example
 from shared.settings import variables
-from tests.support.compose import COMPOSE, PROMETHEUS, ROOT, interpolated, read_yaml, required
+from tests.support.compose import COMPOSE, PROMETHEUS, ROOT, SERVICES, interpolated, read_yaml, required
 
 DECIDED = {
     *("MODE", "ROLE", "KEYS_FILE", "JWKS_FILE", "ISSUER", "CLIENT_ID", "RECEIPT_DELAY_S", "WECHAT_TEMPLATES"),
@@ -64,6 +64,31 @@ def test_every_setting_reaches_its_service(services: Mapping[str, Any]) -> None:
         told = set(services[name]["environment"])
         assert known - decided <= told, known - decided - told
         assert told <= known | {"YINGBAO_LOG_LEVEL", "FORWARDED_ALLOW_IPS"}, told - known
+
+
+def test_a_worker_is_its_service_without_requests(services: Mapping[str, Any]) -> None:
+    """None runs unless it is asked for; it has no port of the machine, and Prometheus finds it with its service."""
+    watched = {job["job_name"]: job for job in read_yaml(PROMETHEUS / "prometheus.yml")["scrape_configs"]}
+    assert set(watched) == set(SERVICES)
+    for name in SERVICES:
+        command = [*services[name]["command"][:2], "--role", "worker", *services[name]["command"][2:]]
+        worker = {"command": command, "ports": [], "deploy": {"replicas": f"${{{name.upper()}_WORKERS:-0}}"}}
+        assert services[f"{name}-worker"] == services[name] | worker
+        assert watched[name]["static_configs"] == [{"targets": [f"{name}:8000"]}]
+        (found,) = watched[name]["dns_sd_configs"]
+        assert found == {"names": [f"{name}-worker"], "type": "A", "port": 8000}
+
+
+def test_the_manual_removes_volumes_that_there_are() -> None:
+    """A volume is removed by its whole name, and after the container that holds it, stopped or not."""
+    declared, text = read_yaml(COMPOSE), RUNBOOK.read_text("utf-8")
+    removed = re.findall(r"^(.*)docker volume rm (\w+)$", text, re.MULTILINE)
+    assert len(removed) == text.count("docker volume ")
+    for before, volume in removed:
+        project, _, name = volume.partition("_")
+        assert project == declared["name"]
+        assert f"docker compose rm -f {name} && " in before
+        assert name in declared["volumes"]
 
 
 def test_what_may_be_set_is_shown_with_the_value_it_has() -> None:

@@ -24,6 +24,9 @@ LONG_AGO = first_event_id(datetime(2020, 2, 3, tzinfo=UTC))
 AGED = f"0 - seq, '{LONG_AGO}', type, subject, partition, time, correlation, data, published_at"
 """Columns of a log: a row as if it was born then."""
 
+NOWHERE = "postgresql+psycopg://nobody@127.0.0.1:1/nothing"
+"""A database that does not answer."""
+
 
 @contextmanager
 def running(data: Path) -> Iterator[str]:
@@ -70,14 +73,16 @@ def settled(url: str) -> None:
 def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """One sentence, not a traceback."""
     for name in ("REGISTRY", "MATCHING", "NOTIFY", "TARGETS"):
-        nowhere = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/nothing"
-        monkeypatch.setenv(f"YINGBAO_{name}_DATABASE_URL", nowhere)
+        monkeypatch.setenv(f"YINGBAO_{name}_DATABASE_URL", NOWHERE)
     status, said = run("events", "prune")
     assert (status, said.startswith("registry: the database is away")) == (1, True)
 
 
-def test_commands_beside_a_running_suite(tmp_path: Path) -> None:
-    """Contacts of one unit and of all; an old month of the log; then the same figures from what is kept."""
+def test_commands_beside_a_running_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contacts of one unit and of all; an old month of the log; then the same figures from what is kept.
+
+    They are built where the old ones are gone, too.
+    """
     contacts = "SELECT count(*) FROM contact_log"
     with running(tmp_path) as url:
 
@@ -130,3 +135,10 @@ def test_commands_beside_a_running_suite(tmp_path: Path) -> None:
         db.commit()
     status, said = run("events", "rebuild", "targets", "--into", f"{new}3", "--data", tmp_path)
     assert (status, "other figures than targets has now: spell" in said) == (1, True)
+
+    (tmp_path / "targets.db").write_bytes(b"")
+    status, said = run("events", "rebuild", "targets", "--into", f"{new}4", "--data", tmp_path)
+    assert (status, "nothing to compare with" in said, "1 facts" in said) == (0, True, True)
+    monkeypatch.setenv("YINGBAO_TARGETS_DATABASE_URL", NOWHERE)
+    status, said = run("events", "rebuild", "targets", "--into", f"{new}5", "--data", tmp_path)
+    assert (status, "nothing to compare with" in said, "1 facts" in said) == (0, True, True)

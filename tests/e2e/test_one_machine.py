@@ -3,6 +3,8 @@
 import asyncio
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -47,7 +49,7 @@ def invented_code(number: int) -> str:
     return first17 + uscc_check_char(first17)
 
 
-OVERDUE, RUNNING, ENROLS, POISONED, LATE, UNHEARD = map(invented_code, range(6))
+OVERDUE, RUNNING, ENROLS, POISONED, LATE, UNHEARD, LEFT = map(invented_code, range(7))
 
 RUNBOOK = ROOT / "docs" / "operations.md"
 
@@ -262,16 +264,30 @@ def test_what_a_lost_broker_had_is_published_again(stack: Composed) -> None:
     assert story.notices(OVERDUE) == ["delivered"]
 
 
+def test_a_worker_does_what_its_service_would_do(stack: Composed) -> None:
+    """Beside it, and while it is away."""
+    stack.start_services("matching-worker")
+    stack.running["matching"].stop()
+    clocks = stored(stack, "matching", "clock")
+    Story(stack).register(LEFT, "2026-01-05")
+    wait_until(lambda: stored(stack, "matching", "clock") == clocks + 1, "the worker hears of the unit")
+    stack.start_services("matching")
+    stack.running["matching-worker"].stop()
+
+
 def test_the_operators_commands_do_what_the_manual_says(stack: Composed) -> None:
-    """Each `docker compose run --rm tools …` of it ends well; a parked key is listed and sent again."""
-    commands = re.findall(r"docker compose run --rm tools ([^`)\n]+)", RUNBOOK.read_text("utf-8"))
+    """Each `docker compose run … tools …` of it ends well; a parked key is listed and sent again."""
+    lines = re.findall(r"docker compose run [^`)\n]*\btools [^`)\n]+", RUNBOOK.read_text("utf-8"))
+    shutil.copy(ROOT / "deploy" / "rongcheng" / "calendar.toml", stack.folder / "year.toml")
     with psycopg.connect(stack.postgres.dsn("postgres"), autocommit=True) as db:
         db.execute("CREATE DATABASE targets_new")
-    told = {command: stack.run("tools", *command.split()) for command in dict.fromkeys(commands)}
-    assert {command.split()[0] for command in told} == {"audit", "token", "events", "contacts"}
+    told = {line: stack.typed(line) for line in dict.fromkeys(lines)}
+    named = {re.sub(r".*? tools (-c 'yingbao )?(\w+).*", r"\2", line) for line in told}
+    assert named == {"audit", "calendar", "contacts", "events", "token"}
     assert "the same figures as targets has now" in "".join(told.values())
-    assert "matching: whole" in told["audit verify --data /suite"]
-    token = told["token --department OPS --data /suite"].strip()
+    assert "2026: taken over" in "".join(told.values())
+    assert "matching: whole" in told["docker compose run --rm tools audit verify --data /suite"]
+    token = told["docker compose run --rm tools token --department OPS --data /suite"].strip()
     client = httpx.Client(headers={"Authorization": f"Bearer {token}"}, base_url=stack.url("matching"))
     with client:
         (parked,) = client.get("/v1/parked").json()["items"]
@@ -279,6 +295,19 @@ def test_the_operators_commands_do_what_the_manual_says(stack: Composed) -> None
         key = {"topic": parked["topic"], "subject": parked["subject"]}
         assert client.post("/v1/parked/redrive", json=key).json() == {"handled": 0}
         assert client.get("/v1/parked").json()["items"][0]["attempts"] == 2
+
+
+def test_a_tail_that_was_cut_from_the_audit_trail_is_found(stack: Composed) -> None:
+    """Where the stack's services remember their newest blocks, the operator's command looks for them."""
+    Story(stack).send("off")
+    wait_until(lambda: stored(stack, "notify", "audit WHERE block IS NULL") == 0, "it is sealed")
+    with psycopg.connect(stack.postgres.dsn("notify")) as db:
+        db.execute("DELETE FROM audit WHERE block = (SELECT max(no) FROM audit_block)")
+        db.execute("DELETE FROM audit_block WHERE no = (SELECT max(no) FROM audit_block)")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        stack.run("tools", "audit", "verify", "--data", "/suite")
+    assert "notify: BROKEN" in failed.value.stdout
+    assert "is remembered as sealed, and not in the chain" in failed.value.stdout
 
 
 def stored(stack: Composed, service: str, table: str) -> int:

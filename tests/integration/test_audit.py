@@ -310,6 +310,21 @@ def test_verify_fails_on_a_break_and_on_a_cut_tail(tmp_path: Path) -> None:
     assert (code, noted in output) == (1, True)
 
 
+def test_verify_says_where_no_newest_block_is_remembered(tmp_path: Path) -> None:
+    """A cut tail would look whole there; a service that has sealed nothing has none to remember."""
+
+    async def live() -> None:
+        async with System(tmp_path) as system:
+            await system.register(USCC, date(2026, 1, 5))
+
+    asyncio.run(live())
+    said = "no newest block is remembered"
+    assert said not in run_verify(tmp_path)[1]
+    (tmp_path / "registry.audit.head").unlink()
+    code, output = run_verify(tmp_path)
+    assert (code, output.count(said)) == (0, 1)
+
+
 def test_a_trail_that_was_emptied_is_found_also_when_the_service_goes_on(tmp_path: Path) -> None:
     """Without a block left, and with new ones from the beginning."""
 

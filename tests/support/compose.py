@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import httpx
@@ -25,6 +24,7 @@ PROMETHEUS = ROOT / "deploy" / "prometheus"
 
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a container listens on
 SERVICES = ("registry", "matching", "notify", "targets")
+WORKERS = tuple(f"{name}-worker" for name in SERVICES)
 
 
 def read_yaml(file: Path) -> Any:
@@ -76,7 +76,7 @@ class Composed:
     """The stack's processes. `told` is the .env file."""
 
     def __init__(self, folder: Path, told: Mapping[str, str]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._told = told
         self._services = read_yaml(COMPOSE)["services"]
         self.postgres = Postgres(folder / "postgres")
@@ -87,7 +87,7 @@ class Composed:
                 for name, port in (
                     ("kafka", 9092),
                     ("kafka", 9093),
-                    *((s, 8000) for s in (*SERVICES, "sandbox")),
+                    *((s, 8000) for s in (*SERVICES, *WORKERS, "sandbox")),
                 )
             },
         }
@@ -101,42 +101,66 @@ class Composed:
         script = ROOT / "deploy" / "postgres" / "databases.sql"
         psql = ["psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(script), self.postgres.dsn("postgres")]
         subprocess.run(psql, check=True)
-        self.running["kafka"] = self.kafka = started(Kafka(self._folder / "kafka", self._kafka_settings()))
+        self.running["kafka"] = self.kafka = started(Kafka(self.folder / "kafka", self._kafka_settings()))
         self.run("topics", *self._services["topics"]["command"])
-        for name in (*SERVICES, "sandbox"):
-            path = "quiet" if name == "sandbox" else "health/ready"
-            url = f"{self.url(name)}/{path}"
-            self.running[name] = Container(self._folder / name, self._command(name), self.environ(name), url)
-        self.running["registry"].start()  # it makes the clock's file, so that the sandbox doesn't
+        self.start_services("registry")  # it makes the clock's file, so that the sandbox doesn't
         self.start_services("matching", "notify", "targets", "sandbox")
 
     def start_services(self, *names: str) -> None:
         """Starts some at once and waits for all."""
         for name in names:
-            self.running[name].launch()
+            url = f"{self.url(name)}/{'quiet' if name == 'sandbox' else 'health/ready'}"
+            container = Container(self.folder / name, self._command(name), self.environ(name), url)
+            self.running.setdefault(name, container).launch()
         for name in names:
             self.running[name].wait_until_up()
 
     def run(self, name: str, *command: str) -> str:
         """What a command prints in a container of its own, with the environment of a service; it must succeed."""
-        arguments = [self._moved(Template(part).safe_substitute(self._told), name) for part in command]
-        container = Container(self._folder / name, arguments, self.environ(name), "")
+        return self._run(name, "yingbao", command)
+
+    def typed(self, line: str) -> str:
+        """What a line `docker compose run …` prints, typed by an operator in `folder`; it must succeed.
+
+        Its shell knows nothing of .env. The container sees of that folder what the line mounts.
+        """
+        arguments = line.removeprefix("docker compose run ")
+        shell = ["sh", "-uc", f"printf '%s\\n' {arguments}"]
+        read = subprocess.run(shell, env={}, cwd=self.folder, check=True, stdout=subprocess.PIPE, text=True)
+        words = iter(read.stdout.splitlines())
+        entrypoint, mounted = "yingbao", {}
+        for word in words:
+            if word == "--entrypoint":
+                entrypoint = next(words)
+            elif word == "-v":
+                source, _, target = next(words).partition(":")
+                mounted[target.removesuffix(":ro")] = source
+            elif word != "--rm":
+                return self._run(word, entrypoint, [mounted.get(part, part) for part in words])
+        raise ValueError(f"no container in {line}")
+
+    def _run(self, name: str, entrypoint: str, arguments: Sequence[str]) -> str:
+        environ = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
-            container.command(), env=container.environment(), check=True, stdout=subprocess.PIPE, text=True
+            [entrypoint, *(self._moved(part, name) for part in arguments)],
+            env={**environ, **self.environ(name)},
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         return done.stdout
 
     def new_broker(self) -> None:
         """The broker as it is after the loss of its volume, with its topics."""
         self.kafka.stop()
-        shutil.rmtree(self._folder / "kafka")
+        shutil.rmtree(self.folder / "kafka")
         shutil.rmtree(self._volume("kafka"))
-        self.running["kafka"] = self.kafka = started(Kafka(self._folder / "kafka", self._kafka_settings()))
+        self.running["kafka"] = self.kafka = started(Kafka(self.folder / "kafka", self._kafka_settings()))
         self.run("topics", *self._services["topics"]["command"])
 
     def watch(self, scrape_interval: str) -> Prometheus:
         """Starts Prometheus on the stack's own files, at a pace of the test's choice."""
-        folder = self._folder / "prometheus"
+        folder = self.folder / "prometheus"
         folder.mkdir()
         config = self._moved((PROMETHEUS / "prometheus.yml").read_text("utf-8"))
         (folder / "prometheus.yml").write_text(config.replace("15s", scrape_interval))
@@ -177,10 +201,10 @@ class Composed:
         for volume in self._services.get(name, {}).get("volumes", ()):
             source, _, target = volume.partition(":")
             if not source.startswith("."):
-                text = re.sub(rf"^{target}(?=/|$)", str(self._volume(source)), text)
+                text = re.sub(rf"(?<!\S){target}(?=/|\s|$)", str(self._volume(source)), text)
         return text
 
     def _volume(self, name: str) -> Path:
-        folder = self._folder / "volumes" / name
+        folder = self.folder / "volumes" / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder

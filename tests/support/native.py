@@ -102,12 +102,16 @@ class Native:
 
 
 class Postgres(Native):
-    """A PostgreSQL cluster of its own. As root it runs as the system's user `postgres`."""
+    """A PostgreSQL cluster of its own. As root it runs as the system's user `postgres`.
 
-    def __init__(self, folder: Path) -> None:
+    `flags` are more of the server's command line.
+    """
+
+    def __init__(self, folder: Path, flags: Sequence[str] = ()) -> None:
         super().__init__(folder)
+        self._flags = flags
         self._bin = max(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
-        self._data = folder / "data"
+        self.data = folder / "data"
         if os.geteuid() == 0:
             for part in (folder, *folder.parents):
                 if part.stat().st_mode & 0o001 == 0:
@@ -116,10 +120,10 @@ class Postgres(Native):
         subprocess.run(
             [
                 *(
-                    *self._as_owner(),
+                    *self.as_owner,
                     str(self._bin / "initdb"),
                     "-D",
-                    str(self._data),
+                    str(self.data),
                     "-A",
                     "trust",
                     "-U",
@@ -131,7 +135,9 @@ class Postgres(Native):
             stdout=subprocess.DEVNULL,
         )
 
-    def _as_owner(self) -> list[str]:
+    @property
+    def as_owner(self) -> list[str]:
+        """What goes before a command so that it runs as the server does."""
         return (
             ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
         )
@@ -145,7 +151,7 @@ class Postgres(Native):
             "synchronous_commit": "on",
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
-        return [*self._as_owner(), str(self._bin / "postgres"), "-D", str(self._data), *flags]
+        return [*self.as_owner, str(self._bin / "postgres"), "-D", str(self.data), *flags, *self._flags]
 
     def environment(self) -> dict[str, str]:
         # Under a shifted date libfaketime breaks the server's timers: its lock and idle time-outs never come.
