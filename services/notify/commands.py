@@ -52,7 +52,7 @@ EXPIRING: Final = 50
 """Attempts whose wait is over are ended so many at once, so that a stop of the sending does not wait long."""
 STOPPING: Final = (ErrorClass.AUTH, ErrorClass.CONFIG, ErrorClass.QUOTA_OR_BALANCE)
 """Refusals that every other message would meet too, until a person mends the account."""
-OURS: Final = frozenset({"brake unread", "late", "stopped", "stopping"})
+OURS: Final = frozenset({"brake unread", "late", "paused", "stopped", "stopping"})
 """Why a submission was not begun by us; anything else that was not sent is the line's fault."""
 PATIENCE: Final = 2
 """So many times a message waits for a WeChat that is busy or away; then it goes by SMS."""

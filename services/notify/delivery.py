@@ -42,12 +42,15 @@ from services.notify.work import NotifyWork, Tools
 from shared.clock import start_of, today
 from shared.privacy import CannotOpenError
 from shared.service import Core, Duty
+from shared.storage.database import is_transient
 
 PORTION_S: Final = 2.0
 """One look covers as many notices as the carrier takes in so many seconds."""
-SLICE_S: Final = 0.1
-"""Attempts are committed for so many seconds at once: no more than those are unknown after a kill."""
+SLICE_S: Final = 0.05
+"""Attempts are committed for so many seconds at once, a slice ahead: no more than two are unknown after a kill."""
 LONGEST_PAUSE_S: Final = 60.0
+RECORD_AGAIN_S: Final = (0.05, 0.2, 1.0, 2.0, 4.0)
+"""Waits before outcomes are recorded again: the database of a restarted server is back by then."""
 
 log = structlog.get_logger(__name__)
 
@@ -185,19 +188,34 @@ class Delivery:
     async def _hand_over_all(
         self, looked: Sequence[Looked], begin: Callable[..., Begun], began: float
     ) -> bool:
-        """Begins and submits slice by slice, as far as the look reaches; True when something moved on."""
-        moved, size = False, max(1, math.ceil(self._rate * SLICE_S))
-        for part in _slices(looked, size):
-            if self._stopping or self._is_late(began):
-                break
-            messages, changed = await self._core.run(partial(begin, looked=part), urgent=True)
-            outcomes = await self._submit_all(messages, began)
+        """Begins and submits slice by slice, as far as the look reaches; True when something moved on.
+
+        While a slice is submitted the next one is begun: the carrier's rate is not lost on the database.
+        """
+        moved, down = False, False
+        slices = _slices(looked, max(1, math.ceil(self._rate * SLICE_S)))
+
+        async def begun() -> Begun | None:
+            if down or self._stopping or self._is_late(began) or (part := next(slices, None)) is None:
+                return None
+            return await self._core.run(partial(begin, looked=part), urgent=True)
+
+        ahead = await begun()
+        while ahead is not None:
+            messages, changed = ahead
+            submitting = asyncio.ensure_future(self._submit_all(messages, began))
+            try:
+                ahead = await begun()
+            finally:
+                outcomes = await submitting
             # A WeChat that is away waits by itself; SMS go on meanwhile.
             if any(_is_down(outcome) for channel, outcome in outcomes if channel is Channel.SMS):
-                self._pause("carrier_unreachable", "not sent")
-                return False
+                down = True
+                self._pause("carrier_unreachable", "not sent")  # the slice ahead is released by it
             late = [isinstance(outcome, NotSent) and outcome.why == "late" for _, outcome in outcomes]
             moved |= changed and not (late and all(late))
+        if down:
+            return False
         if moved:
             self._failures = 0
         elif self._is_late(began):
@@ -310,7 +328,7 @@ class Delivery:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 told = [task.result() for task in done]
                 outcomes = [(message.attempt.reference, outcome) for message, outcome in told]
-                await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
+                await self._record(outcomes)
                 for message, outcome in told:
                     self._count(message.attempt.channel, outcome)
                     recorded.append((message.attempt.channel, outcome))
@@ -318,6 +336,20 @@ class Delivery:
             if pending:  # recording failed: the next portion must not overlap this one
                 await asyncio.wait(pending)
         return recorded
+
+    async def _record(self, outcomes: Sequence[tuple[str, Submission]]) -> None:
+        """Insists for a while: what is not recorded ends unknown, and nobody sends it again."""
+        waits = iter(RECORD_AGAIN_S)
+        while True:
+            try:
+                await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
+            except Exception as error:
+                wait = next(waits, None)
+                if wait is None or self._stopping or not is_transient(error):
+                    raise
+                await asyncio.sleep(wait)
+            else:
+                return
 
     def _count(self, channel: Channel, outcome: Submission) -> None:
         self._submissions.labels(channel, type(outcome).__name__.lower()).inc()
@@ -354,6 +386,8 @@ class Delivery:
     async def _hand_over(self, message: Outgoing, began: float, *, admitted: bool) -> Submission:
         if self._stopping:
             return NotSent("stopping")
+        if self._core.clock.monotonic() < self._resume_at:
+            return NotSent("paused")
         if not admitted:
             return NotSent("stopped")
         if self._is_late(began):

@@ -509,6 +509,45 @@ def test_what_provably_never_left_is_sent_after_a_pause(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_what_was_begun_ahead_waits_with_a_carrier_that_is_away(tmp_path: Path) -> None:
+    """Two slices of five: the second has been begun when the first fails, and the carrier is not asked for it."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW, rate_per_s=100) as desk:
+            for n in range(10):
+                await due(desk, f"91371082MA3XTE{n:04}", mobile=f"138001380{n:02}")
+            desk.carrier.outcomes = [NotSent("ConnectError")] * 5
+            await desk.delivery.deliver()
+            assert len(desk.carrier.messages) == 5
+            assert await desk.attempts() == ["released"] * 10
+            desk.clock.advance(timedelta(seconds=1))
+            await desk.deliver()
+            assert Counter(await desk.attempts()) == {"released": 10, "accepted": 10}
+
+    asyncio.run(run())
+
+
+def test_a_slice_is_begun_while_the_one_before_it_is_submitted(tmp_path: Path) -> None:
+    """So the carrier never waits for the database; and no more than one is ahead."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW, rate_per_s=100) as desk:
+            for n in range(20):
+                await due(desk, f"91371082MA3XTE{n:04}", mobile=f"138001380{n:02}")
+            go_on = asyncio.Event()
+            desk.carrier.meanwhile = go_on.wait
+            portion = asyncio.ensure_future(desk.delivery.deliver())
+            async with asyncio.timeout(10):
+                while len(await desk.attempts()) < 10 or len(desk.carrier.messages) < 5:
+                    pass
+            assert await desk.attempts() == ["open"] * 10
+            go_on.set()
+            await portion
+            assert await desk.attempts() == ["accepted"] * 20
+
+    asyncio.run(run())
+
+
 def test_an_unknown_outcome_is_never_sent_again_and_ends_after_72_hours(tmp_path: Path) -> None:
     """Events do not revive it; not a second earlier than 72 hours; unreached(unknown)."""
 
@@ -919,6 +958,25 @@ def test_where_the_brake_can_not_be_read_nothing_leaves_and_nothing_is_lost(tmp_
     play(tmp_path, story)
 
 
+def test_an_outcome_is_recorded_when_the_database_is_back(tmp_path: Path) -> None:
+    """It blinks just then: what the carrier said is not forgotten."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        run, failures = desk.core.run, iter([ConnectionError("gone"), ConnectionError("gone")])
+
+        async def blinks(do: Any, **how: Any) -> Any:
+            if desk.carrier.messages and (failure := next(failures, None)):
+                raise failure
+            return await run(do, **how)
+
+        desk.core.run = blinks
+        await desk.delivery.deliver()
+        assert await desk.attempts() == ["accepted"]
+
+    play(tmp_path, story)
+
+
 # -- crashes -------------------------------------------------------------------------------------------
 
 
@@ -974,8 +1032,8 @@ def test_a_stop_of_the_service_waits_for_what_is_under_way(tmp_path: Path) -> No
     asyncio.run(run())
 
 
-def test_a_kill_leaves_at_most_one_slice_unknown(tmp_path: Path) -> None:
-    """200 are due and looked at once; killed during the third slice of ten, the others go later, each once."""
+def test_a_kill_leaves_at_most_two_slices_unknown(tmp_path: Path) -> None:
+    """200 are due and looked at once; killed during the fifth slice of five, the others go later, each once."""
 
     async def run() -> None:
         clock, gear = FrozenClock(NOW), tools()
@@ -986,13 +1044,13 @@ def test_a_kill_leaves_at_most_one_slice_unknown(tmp_path: Path) -> None:
                 await due(dying, f"91371082MA3XTE{n:04}", mobile=mobile)
             reached, never = asyncio.Event(), asyncio.Event()
 
-            async def die_in_the_third_slice() -> None:
+            async def die_in_the_fifth_slice() -> None:
                 clock.advance(timedelta(milliseconds=10))
                 if len(dying.carrier.messages) > 20:
                     reached.set()
                     await never.wait()
 
-            dying.carrier.meanwhile = die_in_the_third_slice
+            dying.carrier.meanwhile = die_in_the_fifth_slice
             portion = asyncio.ensure_future(dying.deliver())
             await reached.wait()
             await desk.deliver()
