@@ -9,14 +9,17 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import httpx
+import structlog
 import typer
 import uvicorn
 from pydantic import ValidationError
@@ -74,6 +77,9 @@ OPERATORS = "OPS"
 
 GRACE_SECONDS = 6
 """How long requests under way may take when a process is told to stop; the loops need the rest of ten."""
+
+STOP_SECONDS = 9.0
+"""How long a stop may take altogether."""
 
 DEMO_MARKER = "demo-folder"
 """A file that says that the demo made this folder and may empty it."""
@@ -134,7 +140,7 @@ def spare_the_collector() -> None:
 
 def _run(asgi: Any, host: str, port: int) -> None:
     spare_the_collector()
-    uvicorn.run(
+    config = uvicorn.Config(
         asgi,
         host=host,
         port=port,
@@ -142,6 +148,23 @@ def _run(asgi: Any, host: str, port: int) -> None:
         access_log=False,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """Ends soon after it was told to, also when a database neither answers nor goes away."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        timer = threading.Timer(STOP_SECONDS, _end_as_killed)
+        timer.daemon = True
+        timer.start()
+        super().handle_exit(sig, frame)
+
+
+def _end_as_killed() -> None:
+    """What was under way is found at the next start, as after a kill."""
+    structlog.get_logger(__name__).error("stop_took_too_long", seconds=STOP_SECONDS)
+    os._exit(1)
 
 
 @app.command()

@@ -1,9 +1,9 @@
 """An event is a past fact with a version; an envelope is that fact on its way (CloudEvents 1.0)."""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Event(BaseModel):
@@ -37,13 +37,13 @@ class Envelope(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    specversion: str = "1.0"
-    id: str
-    source: str
-    type: str
-    subject: str
+    specversion: Literal["1.0"] = "1.0"
+    id: Annotated[str, Field(pattern=r"^[!-~]{1,36}$")]
+    source: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+    type: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
+    subject: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
     time: datetime
     datacontenttype: str = "application/json"
-    correlationid: str
+    correlationid: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")]
     partition: int | None = None
     data: dict[str, Any]

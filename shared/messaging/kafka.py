@@ -38,6 +38,10 @@ PUBLISH_SECONDS = 8.0
 STOP_SECONDS = 3.0
 """How long a client may take to say goodbye."""
 
+WATCH_SECONDS = 1.0
+WATCH_WITHIN_SECONDS = 5.0
+"""How often it is asked whether a broker is there, and how long an answer may take."""
+
 RETRY_SECONDS = (0.05, 0.2, 1.0, 2.0)
 """Waits between deliveries of the same messages; the last one repeats."""
 
@@ -58,6 +62,8 @@ class KafkaBus:
         self._readers: dict[str, _Reader] = {}
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._reachable = False
 
     def subscribe(self, subscription: Subscription) -> None:
         self._readers[subscription.consumer] = _Reader(
@@ -66,7 +72,11 @@ class KafkaBus:
 
     @property
     def connected(self) -> bool:
-        return self._producer is not None and all(reader.connected for reader in self._readers.values())
+        return (
+            self._producer is not None
+            and self._reachable
+            and all(reader.connected for reader in self._readers.values())
+        )
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Returns when every replica that must have the messages has them."""
@@ -81,27 +91,43 @@ class KafkaBus:
                         for (topic, partition), part in places
                     )
                 )
-        except (KafkaError, TimeoutError) as error:
-            # What is in doubt is published again, by a producer that does not carry on with the old batches.
+        except (KafkaError, TimeoutError, AssertionError) as error:
+            # The client asserts that it knows of a partition. What is in doubt is published again, by a producer that does not carry on with the old batches.
             await self._reconnect()
             raise ConnectionError(f"the broker did not take the messages: {type(error).__name__}") from error
 
     async def start(self) -> None:
         self._connecting = asyncio.create_task(self._connect())
+        self._watching = asyncio.create_task(self._watch())
         for reader in self._readers.values():
             reader.start()
 
     async def stop(self) -> None:
         await asyncio.gather(*(reader.stop() for reader in self._readers.values()))
-        if self._connecting is not None:
-            self._connecting.cancel()
-            await asyncio.gather(self._connecting, return_exceptions=True)
-            self._connecting = None
+        tasks = [task for task in (self._connecting, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._connecting = self._watching = None
         await self._drop_producer()
 
     async def lag(self, consumer: str) -> dict[str, int]:
         reader = self._readers.get(consumer)
         return {} if reader is None else await reader.lag()
+
+    async def _watch(self) -> None:
+        """Asks again and again whether a broker is there: the clients themselves try for ever and tell nobody."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self._producer is not None:
+                self._reachable = await self._answers(self._producer)
+
+    async def _answers(self, producer: AIOKafkaProducer) -> bool:
+        with contextlib.suppress(KafkaError, TimeoutError, OSError):
+            async with asyncio.timeout(WATCH_WITHIN_SECONDS):
+                await producer.client.fetch_all_metadata()
+                return True
+        return False
 
     async def _connect(self) -> None:
         producer = AIOKafkaProducer(
@@ -113,7 +139,7 @@ class KafkaBus:
             retry_backoff_ms=BACKOFF_MS,
         )
         await _until_up(producer)
-        self._producer = producer
+        self._producer, self._reachable = producer, True
 
     async def _reconnect(self) -> None:
         await self._drop_producer()
@@ -246,6 +272,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
     async def _read(self) -> None:
         consumer = await self._join()
         while True:
+            found: dict[TopicPartition, list[Any]] = {}
             try:
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
                 if found:
@@ -255,12 +282,19 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 log.warning(
                     "bus_reading_failed", consumer=self._subscription.consumer, error=type(error).__name__
                 )
+                for at, records in found.items():  # otherwise the next commit passes over them
+                    with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
+                        consumer.seek(at, records[0].offset)
                 await asyncio.sleep(RETRY_SECONDS[-1])
 
     async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch = [
+            # Whatever a stranger has put there: who reads it parks it.
             Message(
-                at.topic.removeprefix(self._prefix), at.partition, (record.key or b"").decode(), record.value
+                at.topic.removeprefix(self._prefix),
+                at.partition,
+                (record.key or b"").decode(errors="replace"),
+                record.value or b"",
             )
             for at, records in found.items()
             for record in records

@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 
 from shared.events.base import Envelope
-from shared.events.catalogue import TOPICS
+from shared.events.catalogue import PARTITIONS, TOPICS
 from shared.messaging.bus import Bus, Message, Subscription, partition_of
 from shared.messaging.consumer import Consumer, Received, on
 from shared.messaging.kafka import SESSION_MS, KafkaBus, create_topics
@@ -88,9 +90,11 @@ class TestKafkaBus(BusSuite):
             await bus.publish([note("a", 1)])
             await arrived(seen, 1)
             self.kafka.kill()
+            await until(lambda: not bus.connected)  # nobody has asked it for anything
             with pytest.raises(ConnectionError):
                 await bus.publish([note("a", 2)])
             await asyncio.to_thread(self.kafka.start)
+            await until(lambda: bus.connected)
             published = 2
             async with asyncio.timeout(ARRIVES_WITHIN_S):
                 while published < 4:
@@ -172,6 +176,105 @@ class TestKafkaBus(BusSuite):
         assert asyncio.run(consumer().redrive("registry", "a")) == 3
         assert probe.contents() == {"a": "4", "b": "3"}
         assert probe.rows(PLUMBING.parked) == []
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            (b"\xff\xfe\x00", b"{}"),
+            (b"a\x00b", b"rubbish"),
+            (b"k" * 300, b"rubbish"),
+            (None, b"rubbish"),
+            (b"a", None),
+            (b"a", value_set("a", "x", 99).value.replace(b"0198a000", b"i" * 500)),
+            (b"a", value_set("a", "x", 99).value.replace(b"0198a000", b"\\u0000")),
+            (b"a", value_set("a", "x", 99).value.replace(b'"1.0"', b'"99.0"')),
+            (None, value_set("a", "x", 99).value),
+            (b"a", value_set("b", "x", 99).value),
+        ],
+        ids=[
+            *(
+                "key not UTF-8",
+                "NUL in the key",
+                "long key",
+                "no key",
+                "no value",
+                "long id",
+                "NUL in the id",
+            ),
+            *("other version", "a fact without its key", "a fact with another key"),
+        ],
+    )
+    def test_what_strangers_put_into_a_topic_is_parked(
+        self, probe: Probe, key: bytes | None, value: bytes | None
+    ) -> None:
+        """The facts before and behind it, of the same partition and others, are taken."""
+        consumer = Consumer("test", [on(ValueSet, set_values)], PLUMBING, probe.committer.run)
+        keys = ["a", "c", "d"]
+
+        async def play() -> None:
+            async with self.opened([Subscription("one", ("registry",), consumer.receive)]) as bus:
+                await bus.publish([value_set(one, "1", n) for n, one in enumerate(keys)])
+                stranger = AIOKafkaProducer(bootstrap_servers=self.kafka.bootstrap)
+                await stranger.start()
+                await stranger.send_and_wait(
+                    f"{self.prefix}registry", key=key, value=value, partition=partition_of("c")
+                )
+                await stranger.stop()
+                await bus.publish([value_set(one, "2", 10 + n) for n, one in enumerate(keys) if one != "a"])
+                await self.eventually(lambda: bus.lag("one"), {"registry": 0})
+
+        asyncio.run(play())
+        assert probe.contents() == {"a": "1", "c": "2", "d": "2"}
+        assert len(probe.rows(PLUMBING.parked)) == 1
+
+    def test_a_batch_that_cannot_be_handed_over_comes_again(self) -> None:
+        """Whatever goes wrong between the broker and the consumer, nothing is passed over."""
+        seen = Recorder()
+
+        async def use(bus: Bus) -> None:
+            reader = bus._readers["one"]  # type: ignore[attr-defined]
+            take, failures = reader._take, [RuntimeError("a defect")]
+
+            async def stumbles(*given: Any) -> None:
+                if failures:
+                    raise failures.pop()
+                await take(*given)
+
+            reader._take = stumbles
+            await bus.publish([note("a", 1)])
+            await until(lambda: not failures)
+            await bus.publish([note("a", 2)])
+            await arrived(seen, 2)
+
+        self.run([Subscription("one", ("registry",), seen.receive)], use)
+        assert seen.values == ["a:1", "a:2"]
+
+    def test_a_topic_that_had_too_few_partitions_is_published_to_once_it_has_them(self) -> None:
+        """Somebody made it by hand, and mends it."""
+        topic = f"{self.prefix}registry"
+        key = next(key for key in map(str, range(100)) if partition_of(key) == PARTITIONS - 1)
+
+        async def run() -> None:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self.kafka.bootstrap)
+            await admin.start()
+            await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
+            bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix)
+            await bus.start()
+            await until(lambda: bus.connected)
+            with pytest.raises(ConnectionError):
+                await bus.publish([note(key, 1)])
+            await admin.create_partitions({topic: NewPartitions(PARTITIONS)})
+            await admin.close()
+            async with asyncio.timeout(ARRIVES_WITHIN_S):
+                published = False
+                while not published:
+                    with suppress(ConnectionError):
+                        await bus.publish([note(key, 1)])
+                        published = True
+                    await asyncio.sleep(0.05)
+            await bus.stop()
+
+        asyncio.run(run())
 
     def test_a_bus_is_started_without_its_broker(self) -> None:
         """It says that it is not connected, and connects when the broker comes."""

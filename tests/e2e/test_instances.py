@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psycopg
 
+from tests.chaos.proxy import Proxy
 from tests.support.load import bodies
 from tests.support.native import Kafka, Postgres, started, wait_until
 from tests.support.stack import SERVICES, Process, Stack
@@ -117,3 +118,28 @@ def test_instances_come_and_go_under_load(tmp_path: Path, postgres: Postgres) ->
                 )
     finally:
         broker.stop()
+
+
+def test_a_stop_does_not_wait_for_a_database_that_hangs(
+    tmp_path: Path, postgres: Postgres, kafka: Kafka
+) -> None:
+    """It takes connections and never answers: the process ends all the same, as if it had been killed."""
+    with Proxy(postgres.port) as line:
+        database = postgres.new_database().replace(f":{postgres.port}/", f":{line.port}/")
+        settings = {
+            "YINGBAO_KAFKA": kafka.bootstrap,
+            "YINGBAO_KAFKA_PREFIX": "hangs.",
+            "YINGBAO_TARGETS_DATABASE_URL": database,
+            "YINGBAO_TARGETS_DATA_DIR": str(tmp_path),
+        }
+        process = Process(tmp_path / "targets", "targets", settings)
+        process.start()
+        try:
+            line.hold()
+            began = time.monotonic()
+            process.signal(signal.SIGTERM)
+            process.process.wait(timeout=3 * STOPPED_WITHIN_S)
+            assert time.monotonic() - began < STOPPED_WITHIN_S
+        finally:
+            line.heal()
+            process.stop()

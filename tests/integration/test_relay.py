@@ -79,7 +79,7 @@ def test_facts_are_published_in_order_and_moved_to_the_log(probe: Probe) -> None
 def test_a_message_says_all_that_was_written(probe: Probe) -> None:
     """In an envelope of its own, whose data is the fact's, whatever stands in it."""
     bus = Sink()
-    said, told = ValueSet(uscc="甲", content='"}, {{}} \n\\'), Announced(content="{}}")
+    said, told = ValueSet(uscc="a", content='甲"}, {{}} \n\\'), Announced(content="{}}")
 
     async def run() -> None:
         await probe.committer.run(lambda work: work.emit(said, told, cause=CAUSE))
@@ -89,7 +89,7 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
     for fact, sent, row in zip(
         [said, *[told] * PARTITIONS], bus.published, probe.rows(PLUMBING.event_log), strict=True
     ):
-        partition = partition_of("甲") if fact is said else row.partition
+        partition = partition_of("a") if fact is said else row.partition
         assert (sent.topic, sent.key, sent.partition) == ("registry", fact.subject, partition)
         assert Envelope.model_validate_json(sent.value) == Envelope(
             id=row.id,
