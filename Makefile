@@ -27,6 +27,7 @@ docs: .venv/tests ## write the generated documents
 	$(BIN)/yingbao docs
 
 bench: .venv/tests ## speed beside peers on the same data; NAME=clocks, events, latency or register
+	@test -f tests/bench/$(NAME).py || { echo "NAME=clocks, events, latency or register" >&2; exit 2; }
 	@sh deploy/test-system.sh >&2
 	@$(BIN)/python -m tests.bench.$(NAME)
 

@@ -29,6 +29,10 @@ SERVICES: Mapping[str, tuple[type[ServiceSettings], Callable[..., Service[Any]]]
 """Settings and wiring of each service."""
 
 
+class MissingSetting(ValueError):  # noqa: N818 - named as a person would say it
+    """Without it a process of its own can't be started; the text says what to set."""
+
+
 def alone(
     name: str,
     *,
@@ -39,12 +43,17 @@ def alone(
     """A service ready to start. Settings come from the environment; `told` goes before it.
 
     `make_bus` is called like KafkaBus; `neighbours` carries the calls to other services, None: real sockets.
-    Raises ValueError where a setting is missing.
+    Raises MissingSetting.
     """
     settings_class, build = SERVICES[name]
     settings = settings_class(mode="server", **told)
     if settings.kafka is None:
-        raise ValueError("set YINGBAO_KAFKA, the bootstrap servers, such as kafka:9092")
+        raise MissingSetting("set YINGBAO_KAFKA, the bootstrap servers, such as kafka:9092")
+    if settings.database_url is None:
+        # A file nobody asked for would be a second, empty service that tells the others what is not true.
+        raise MissingSetting(
+            f"set YINGBAO_{name.upper()}_DATABASE_URL, such as postgresql+psycopg://user@host/{name}"
+        )
     bus = make_bus(settings.kafka, prefix=settings.kafka_prefix)
     if not settings.demo:
         return build(settings, bus=bus, clock=SystemClock(), neighbours=neighbours)

@@ -29,7 +29,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services import docs as documents
 from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
-from services.alone import SERVICES, alone
+from services.alone import SERVICES, MissingSetting, alone
 from services.demo import story
 from services.demo_clock import DEMO_START
 from services.matching import tables as matching_tables
@@ -99,9 +99,11 @@ def serve(  # noqa: PLR0917 - options of a command line
         typer.Argument(help="registry, matching, notify, targets or sandbox; none: the whole suite."),
     ] = None,
     role: Annotated[str, typer.Option(help="Of one service: all, api or worker.")] = "all",
-    data: Data = Path("var/data"),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder for databases and keys.", show_default="var/data")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Port = 8000,
+    port: Annotated[int, typer.Option(help="Port on that address.")] = 8000,
     demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
 ) -> None:
     """Runs the whole suite in one process, or one service alone, until it is stopped."""
@@ -109,8 +111,9 @@ def serve(  # noqa: PLR0917 - options of a command line
         sandbox.main(["--host", host, "--port", str(port)])
         return
     if service is not None:
-        _serve_alone(service, role, host, port)
+        _serve_alone(service, role, data, host, port)
         return
+    data = data or Path("var/data")
     refuse_unknown(os.environ, [*SETTINGS, SandboxSettings])
     refuse_fixed(os.environ)
     configure("yingbao", level=TargetsSettings(data_dir=data).log_level)
@@ -119,12 +122,13 @@ def serve(  # noqa: PLR0917 - options of a command line
     _run(suite.app, host, port)
 
 
-def _serve_alone(name: str, role: str, host: str, port: int) -> None:
+def _serve_alone(name: str, role: str, data: Path | None, host: str, port: int) -> None:
     _refuse_other("service", name, list(SERVICES))
     _refuse_other("role", role, ["all", "api", "worker"])
     own = SERVICES[name][0]
     refuse_unknown(os.environ, [own], others=[*(other for other in SERVICES if other != name), "sandbox"])
-    service = alone(name, role=role)
+    told: dict[str, Any] = {"role": role} if data is None else {"role": role, "data_dir": data}
+    service = alone(name, **told)
     configure(name, level=service.core.settings.log_level)
     _run(service.app, host, port)
 
@@ -175,9 +179,12 @@ def topics(
     settings = TargetsSettings()
     if settings.kafka is None:
         _fail("set YINGBAO_KAFKA, the bootstrap servers, such as kafka:9092")
-    created = asyncio.run(
-        create_topics(settings.kafka, TOPICS, prefix=settings.kafka_prefix, replication=replication)
-    )
+    try:
+        created = asyncio.run(
+            create_topics(settings.kafka, TOPICS, prefix=settings.kafka_prefix, replication=replication)
+        )
+    except OSError as error:
+        _fail(f"{settings.kafka} does not answer: {error}")
     Console().print(f"created {', '.join(created)}" if created else "all topics are there")
 
 
@@ -285,9 +292,12 @@ def republish(
     body: dict[str, Any] | None = {"uscc": uscc or []}
     with Console().status("telling contacts again") as status:
         while body is not None:
-            answer = httpx.post(
-                f"{url}/v1/contacts/republish", json=body, headers={"Authorization": f"Bearer {bearer}"}
-            )
+            try:
+                answer = httpx.post(
+                    f"{url}/v1/contacts/republish", json=body, headers={"Authorization": f"Bearer {bearer}"}
+                )
+            except httpx.TransportError as error:
+                _fail(f"{url} does not answer: {error}")
             if answer.is_error:
                 _fail(answer.text)
             portion = answer.json()
@@ -436,7 +446,8 @@ def _databases(data: Path) -> dict[str, Database]:
     for its in settings:
         if its.database_url is None and not (data / f"{its.service}.db").exists():
             _fail(
-                f"{its.service}: no database in {data}; give the folder with --data (demo: var/demo, serve: var/data)"
+                f"{its.service}: no database in {data}; give the folder with --data (demo: var/demo, serve: var/data),"
+                f" or set YINGBAO_{its.service.upper()}_DATABASE_URL"
             )
     return {its.service: Database(its.database) for its in settings}
 
@@ -508,7 +519,7 @@ def main() -> None:
     """The command line; errors that a person can mend are one line, not a traceback."""
     try:
         app()
-    except (UnknownSetting, DataFolderInUse, DocumentError, httpx.TransportError) as error:
+    except (UnknownSetting, MissingSetting, DataFolderInUse, DocumentError, httpx.TransportError) as error:
         _fail(str(error))
     except ValidationError as error:
         _fail("\n".join(_advice(error.title, item) for item in error.errors(include_input=False)))

@@ -5,8 +5,10 @@ can be simulated. *Wall time* (UTC) dates tokens, leases and retention. *Monoton
 inside one process. Nothing else in the project reads a clock.
 """
 
+import contextlib
 import json
 import os
+import secrets
 import threading
 import time
 from datetime import UTC, date, datetime, timedelta
@@ -93,7 +95,7 @@ class SimulatedClock:
         self._seen: tuple[int, int] | None = None
         self._offset = timedelta(0)
         if not file.exists():
-            self._write(start - datetime.now(UTC))
+            self._write(start - datetime.now(UTC), first=True)
 
     def now(self) -> datetime:
         self._refresh()
@@ -119,12 +121,18 @@ class SimulatedClock:
             self._offset = timedelta(seconds=json.loads(self._file.read_text())["offset_seconds"])
             self._seen = seen
 
-    def _write(self, offset: timedelta) -> None:
+    def _write(self, offset: timedelta, *, first: bool = False) -> None:
+        """Writes the file whole or not at all. The first one stands: processes may start at the same time."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        part = self._file.with_suffix(".part")
+        part = self._file.with_suffix(f".{secrets.token_hex(8)}.part")
         with part.open("w") as out:
             json.dump({"offset_seconds": offset.total_seconds()}, out)
             out.flush()
             os.fsync(out.fileno())
-        part.replace(self._file)
-        self._offset = offset
+        if first:
+            with contextlib.suppress(FileExistsError):
+                os.link(part, self._file)
+            part.unlink()
+        else:
+            part.replace(self._file)
+            self._offset = offset

@@ -545,8 +545,8 @@ def _database_failed(_request: Request, error: Exception) -> Response:
 # -- operational routes --------------------------------------------------------------------------------
 
 
-class Redrive(Body):
-    """Which parked key to handle again."""
+class ParkedKey(Body):
+    """Which parked key is meant."""
 
     topic: Annotated[str, Text(32)]
     subject: Annotated[str, Text(64)]
@@ -554,7 +554,6 @@ class Redrive(Body):
 
 def _operations(*, demo: bool) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
-    operating = access("operations", whole_city=True)
     probe = public("probes of whoever runs the process; they show nothing of anybody")
 
     @router.get("/health/live", dependencies=[probe], tags=["operations"])
@@ -586,29 +585,7 @@ def _operations(*, demo: bool) -> APIRouter:
     async def contract(request: Request) -> dict[str, Any]:
         return {**request.app.openapi(), "servers": [{"url": request.scope.get("root_path") or "/"}]}
 
-    @router.get("/v1/parked", dependencies=[operating], tags=["operations"])
-    async def parked(request: Request) -> dict[str, Any]:
-        """Keys with a message that failed for good, how many wait behind it, and why it failed."""
-        core: Core[Any] = request.app.state.core
-        return {"items": await core.read(lambda db: _parked_keys(db, core.plumbing.parked))}
-
-    @router.post("/v1/parked/redrive", dependencies=[operating], tags=["operations"])
-    async def redrive(
-        body: Redrive, request: Request, who: Annotated[Caller, Depends(caller)]
-    ) -> dict[str, Any]:
-        """Handles the messages of a parked key again, oldest first; stops at the first that still fails."""
-        service: Service[Any] = request.app.state.service
-        if service.consumer is None or body.topic not in TOPICS:
-            raise Problem(
-                404, "not_found", zh="本服务不接收该主题", en="This service does not read that topic"
-            )
-        handled = await service.consumer.redrive(body.topic, body.subject)
-        await service.core.run(
-            lambda work: work.audit(
-                "parked.redriven", body.subject, cause=who.cause, topic=body.topic, handled=handled
-            )
-        )
-        return {"handled": handled}
+    _parked_routes(router)
 
     if demo:
 
@@ -621,15 +598,62 @@ def _operations(*, demo: bool) -> APIRouter:
     return router
 
 
-def _parked_keys(db: sa.Connection, table: sa.Table) -> list[dict[str, Any]]:
-    keys = sa.select(
-        table.c.topic,
-        table.c.subject,
-        sa.func.count().label("messages"),
-        sa.func.min(table.c.parked_at).label("since"),
-        sa.func.max(table.c.attempts).label("attempts"),
-        sa.func.max(table.c.error).label("error"),
-    ).group_by(table.c.topic, table.c.subject)
+def _parked_routes(router: APIRouter) -> None:
+    operating = access("operations", whole_city=True)
+
+    @router.get("/v1/parked", dependencies=[operating], tags=["operations"])
+    async def parked(request: Request) -> dict[str, Any]:
+        """Keys with a message that failed for good, how many wait behind it, and why it failed."""
+        core: Core[Any] = request.app.state.core
+        return {"items": await core.read(lambda db: _parked_keys(db, core.plumbing.parked))}
+
+    @router.post("/v1/parked/redrive", dependencies=[operating], tags=["operations"])
+    async def redrive(
+        body: ParkedKey, request: Request, who: Annotated[Caller, Depends(caller)]
+    ) -> dict[str, Any]:
+        """Handles the messages of a parked key again, oldest first; stops at the first that still fails."""
+        service: Service[Any] = request.app.state.service
+        handled = await _reader(service, body).redrive(body.topic, body.subject)
+        await service.core.run(
+            lambda work: work.audit(
+                "parked.redriven", body.subject, cause=who.cause, topic=body.topic, handled=handled
+            )
+        )
+        left = await service.core.read(lambda db: _parked_keys(db, service.core.plumbing.parked, body))
+        return {"handled": handled, "error": left[0]["error"] if left else None}
+
+    @router.post("/v1/parked/discard", dependencies=[operating], tags=["operations"])
+    async def discard(
+        body: ParkedKey, request: Request, who: Annotated[Caller, Depends(caller)]
+    ) -> dict[str, Any]:
+        """Gives up the message of a parked key that failed, where it can never pass; what waits behind it stays."""
+        service: Service[Any] = request.app.state.service
+        message = await _reader(service, body).discard(body.topic, body.subject, who.cause)
+        if message is None:
+            raise Problem(404, "not_found", zh="该键没有停放的消息", en="Nothing is parked for this key")
+        return {"discarded": message}
+
+
+def _reader(service: Service[Any], key: ParkedKey) -> Consumer:
+    if service.consumer is None or key.topic not in TOPICS:
+        raise Problem(404, "not_found", zh="本服务不接收该主题", en="This service does not read that topic")
+    return service.consumer
+
+
+def _parked_keys(db: sa.Connection, table: sa.Table, only: ParkedKey | None = None) -> list[dict[str, Any]]:
+    wanted = [] if only is None else [table.c.topic == only.topic, table.c.subject == only.subject]
+    keys = (
+        sa.select(
+            table.c.topic,
+            table.c.subject,
+            sa.func.count().label("messages"),
+            sa.func.min(table.c.parked_at).label("since"),
+            sa.func.max(table.c.attempts).label("attempts"),
+            sa.func.max(table.c.error).label("error"),
+        )
+        .where(*wanted)
+        .group_by(table.c.topic, table.c.subject)
+    )
     return [dict(row._mapping) for row in db.execute(keys.order_by("since"))]
 
 

@@ -141,6 +141,13 @@ class Consumer:
                 return done
             done += 1
 
+    async def discard(self, topic: str, subject: str, cause: Cause) -> str | None:
+        """Gives up the first message of a parked key, which failed for good; those behind it wait for a redrive.
+
+        Returns its id, None when nothing is parked. It is audited; the key is released when none is left.
+        """
+        return await self._run(partial(self._discard_first, topic, subject, cause))
+
     def _keys(self, batch: Sequence[Message]) -> set[str] | None:
         """What a batch touches; None: everything, as a broadcast may."""
         if not self._keyed or any(message.key == "*" for message in batch):
@@ -231,16 +238,29 @@ class Consumer:
         ).first()
 
     def _redrive_first(self, work: Work, topic: str, subject: str) -> bool:
-        table = self._plumbing.parked
         row = self._first_parked(work, topic, subject)
         if row is None:
             return False
         message = Message(row.topic, row.partition, row.subject.partition("/")[0], row.value)
         self._handle(work, [(message, Envelope.model_validate_json(row.value))])
-        work.db.execute(sa.delete(table).where(table.c.seq == row.seq))
-        if not self._parked_keys(work, [(message, None)]):  # in no topic any more
-            self._on_released(work, subject)
+        self._take_out(work, row)
         return True
+
+    def _discard_first(self, topic: str, subject: str, cause: Cause, work: Work) -> str | None:
+        row = self._first_parked(work, topic, subject)
+        if row is None:
+            return None
+        self._take_out(work, row)
+        work.audit("parked.discarded", subject, cause=cause, topic=topic, message=row.id, error=row.error)
+        return str(row.id)
+
+    def _take_out(self, work: Work, row: Any) -> None:
+        table = self._plumbing.parked
+        work.db.execute(sa.delete(table).where(table.c.seq == row.seq))
+        if not work.db.scalar(
+            sa.select(sa.exists().where(table.c.subject == row.subject))
+        ):  # in no topic any more
+            self._on_released(work, row.subject)
 
     def _still_failing(self, topic: str, subject: str, reason: str, work: Work) -> None:
         table = self._plumbing.parked

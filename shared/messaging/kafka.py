@@ -155,7 +155,8 @@ class KafkaBus:
                 await producer.stop()
         except (KafkaError, TimeoutError):
             # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
-            await producer._sender.close()  # noqa: SLF001
+            with contextlib.suppress(KafkaError, TimeoutError):
+                await producer._sender.close()  # noqa: SLF001
             await producer.client.close()
 
     async def _publish_to(
@@ -355,7 +356,11 @@ async def create_topics(
 ) -> list[str]:
     """Creates the topics that are not there yet, with the catalogue's partitions and retention."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
-    await admin.start()
+    try:
+        await admin.start()
+    except KafkaError as error:
+        await admin.close()
+        raise ConnectionError(f"the broker is away: {type(error).__name__}") from error
     created = []
     try:
         for topic in topics:

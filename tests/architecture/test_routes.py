@@ -108,6 +108,7 @@ def test_a_token_of_one_town_turns_no_switch_of_the_whole_city(suite: Suite) -> 
         "POST registry /v1/batches/{id}/rows/{n}/settle",
         *(f"GET {name} /v1/parked" for name in PARTS),
         *(f"POST {name} /v1/parked/redrive" for name in PARTS),
+        *(f"POST {name} /v1/parked/discard" for name in PARTS),
     }
     assert {route for route in asked if not route.startswith("GET ")} - whole_city == {
         "POST registry /v1/units",

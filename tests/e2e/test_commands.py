@@ -78,6 +78,27 @@ def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert (status, said.startswith("registry: the database is away")) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("serve", "registry"), "set YINGBAO_REGISTRY_DATABASE_URL"),
+        (("topics",), "127.0.0.1:1 does not answer"),
+    ],
+    ids=["no database named", "broker away"],
+)
+def test_what_is_missing_is_said_in_a_sentence(command: tuple[str, ...], said: str) -> None:
+    """A process of its own makes no database file that nobody asked for, and nothing ends in a traceback."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "services.cli", *command],
+        env={**os.environ, "YINGBAO_KAFKA": "127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = ended.stdout + ended.stderr
+    assert (ended.returncode, said in text, "Traceback" in text) == (1, True, False)
+
+
 def test_commands_beside_a_running_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Contacts of one unit and of all; an old month of the log; then the same figures from what is kept.
 

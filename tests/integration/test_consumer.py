@@ -14,7 +14,7 @@ from shared.messaging.bus import Message
 from shared.messaging.consumer import Received, on, rounds
 from shared.storage.database import Database
 from shared.storage.retention import STAND_IN
-from shared.storage.work import Work
+from shared.storage.work import Cause, Work
 from tests.support.cutting import World, assert_same_for_any_cutting, message, poison
 from tests.support.probe import (
     CAUSE,
@@ -106,6 +106,29 @@ def test_a_redriven_key_catches_up_in_order_and_is_released_once(tmp_path: Path)
     assert hooks == ["parked a", "released a"]
     receive(world, put("a", "1", "m1"), put("a", "4", "m4"))
     assert values(world) == {"a": "4"}
+
+
+def test_a_message_that_can_never_pass_is_given_up_by_somebody(tmp_path: Path) -> None:
+    """It alone: those behind it pass, the key is released when none is left, and the trail says who did it."""
+    hooks: list[str] = []
+    world = World(
+        Database(f"sqlite:///{tmp_path}/probe.db"),
+        metadata,
+        PLUMBING,
+        lambda db: Work(db, PLUMBING, now=START, wall=START),
+        (on(ValueSet, set_values),),
+        on_released=lambda _, subject: hooks.append(f"released {subject}"),
+    )
+    receive(world, put("a", "poison", "m1"), put("a", "2", "m2"))
+    cause = Cause("official", "request")
+    assert asyncio.run(world.consumer.discard("registry", "a", cause)) == "m1"
+    assert (values(world), hooks) == ({}, [])
+    assert asyncio.run(world.consumer.redrive("registry", "a")) == 1
+    assert (values(world), hooks) == ({"a": "2"}, ["released a"])
+    assert asyncio.run(world.consumer.discard("registry", "a", cause)) is None
+    with world.database.read() as db:
+        (row,) = db.execute(sa.select(PLUMBING.audit))
+    assert (row.action, row.actor, row.details["message"]) == ("parked.discarded", "official", "m1")
 
 
 def test_a_poisoned_broadcast_stops_the_broadcasts_of_its_partition_alone(tmp_path: Path) -> None:

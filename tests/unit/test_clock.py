@@ -1,5 +1,6 @@
 """Business time: frozen for tests, simulated for the demo, durable over a kill."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_a_jump_is_seen_by_every_process_and_survives(tmp_path: Path) -> None:
     later = SimulatedClock(file, start=START)
     for clock in (one, two, later):
         assert timedelta(days=31) <= clock.now() - START < timedelta(days=31, minutes=1)
+
+
+def test_processes_that_start_at_once_agree(tmp_path: Path) -> None:
+    """One of them makes the file, and nobody falls over the others."""
+    file, numbers = tmp_path / "clock.json", range(16)
+    with ThreadPoolExecutor(len(numbers)) as threads:
+        clocks = list(threads.map(lambda n: SimulatedClock(file, start=START + timedelta(days=n)), numbers))
+    days = {(clock.now() - START).days for clock in clocks}
+    assert len(days) == 1
+    assert [one.name for one in tmp_path.iterdir()] == ["clock.json"]
 
 
 def test_a_jump_backwards_changes_nothing(tmp_path: Path) -> None:
