@@ -38,8 +38,8 @@ PUBLISH_SECONDS = 8.0
 STOP_SECONDS = 3.0
 """How long a client may take to say goodbye."""
 
-WATCH_SECONDS = 1.0
-WATCH_WITHIN_SECONDS = 5.0
+ASK_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
 """How often it is asked whether a broker is there, and how long an answer may take."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 2.0)
@@ -62,7 +62,7 @@ class KafkaBus:
         self._readers: dict[str, _Reader] = {}
         self._producer: AIOKafkaProducer | None = None
         self._connecting: asyncio.Task[None] | None = None
-        self._watching: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._reachable = False
 
     def subscribe(self, subscription: Subscription) -> None:
@@ -92,42 +92,44 @@ class KafkaBus:
                     )
                 )
         except (KafkaError, TimeoutError, AssertionError) as error:
-            # The client asserts that it knows of a partition. What is in doubt is published again, by a producer that does not carry on with the old batches.
+            # The client asserts that it knows a partition. What is in doubt is published again, by a producer
+            # that does not carry on with the old batches.
             await self._reconnect()
             raise ConnectionError(f"the broker did not take the messages: {type(error).__name__}") from error
 
     async def start(self) -> None:
         self._connecting = asyncio.create_task(self._connect())
-        self._watching = asyncio.create_task(self._watch())
+        self._asking = asyncio.create_task(self._keep_asking())
         for reader in self._readers.values():
             reader.start()
 
     async def stop(self) -> None:
         await asyncio.gather(*(reader.stop() for reader in self._readers.values()))
-        tasks = [task for task in (self._connecting, self._watching) if task is not None]
+        tasks = [task for task in (self._connecting, self._asking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._connecting = self._watching = None
+        self._connecting = self._asking = None
         await self._drop_producer()
 
     async def lag(self, consumer: str) -> dict[str, int]:
         reader = self._readers.get(consumer)
         return {} if reader is None else await reader.lag()
 
-    async def _watch(self) -> None:
+    async def _keep_asking(self) -> None:
         """Asks again and again whether a broker is there: the clients themselves try for ever and tell nobody."""
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(ASK_SECONDS)
             if self._producer is not None:
                 self._reachable = await self._answers(self._producer)
 
     async def _answers(self, producer: AIOKafkaProducer) -> bool:
-        with contextlib.suppress(KafkaError, TimeoutError, OSError):
-            async with asyncio.timeout(WATCH_WITHIN_SECONDS):
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
                 await producer.client.fetch_all_metadata()
-                return True
-        return False
+        except Exception:  # noqa: BLE001 - whatever it raises, nobody has answered
+            return False
+        return True
 
     async def _connect(self) -> None:
         producer = AIOKafkaProducer(
