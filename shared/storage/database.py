@@ -24,7 +24,8 @@ _POSTGRES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
     # A process that is stopped in the middle of a transaction must not keep its locks for ever.
-    "options": "-c idle_in_transaction_session_timeout=10s -c timezone=UTC",
+    # Nor may a plan that was made for an empty table outlast its growth.
+    "options": "-c idle_in_transaction_session_timeout=10s -c timezone=UTC -c plan_cache_mode=force_custom_plan",
 }
 
 
