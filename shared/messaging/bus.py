@@ -7,13 +7,12 @@ a receiver that raises gets the same messages again. Topics and partitions have 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared.events.catalogue import PARTITIONS
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One fact on its way: `value` is a CloudEvents envelope in JSON, `key` its subject."""
 
     topic: str

@@ -1,9 +1,8 @@
 """One transaction of a service, and all that may be written in it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -15,8 +14,7 @@ from shared.storage.database import KEYED, WRITES
 from shared.storage.tables import Plumbing
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """Who wants something, and the id that follows the request through all services.
 
     `actor` is a client id, or the name of the service for its own doings.

@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,7 +156,7 @@ class TestKafkaBus(BusSuite):
             set_values(work, [heal(item) if healed else item for item in received])
 
         def heal(item: Received[ValueSet]) -> Received[ValueSet]:
-            return replace(item, event=ValueSet(uscc=item.event.uscc, content=item.event.content[:1]))
+            return item._replace(event=ValueSet(uscc=item.event.uscc, content=item.event.content[:1]))
 
         def consumer() -> Consumer:
             return Consumer("test", [on(ValueSet, keep)], PLUMBING, probe.committer.run)

@@ -51,6 +51,24 @@ class TestPostgres(StorageSuite):
                 insert_rows(db, record, [FULL])
         assert is_transient(error.value)
 
+    def test_a_statement_is_planned_for_the_tables_as_they_are(self, database: Database) -> None:
+        """However often it came before: a plan for an empty table reads all of it when it is full."""
+        with database.read() as db:
+            for _ in range(20):
+                db.execute(sa.select(record).where(record.c.seq == 1))
+            kept = db.exec_driver_sql(
+                "SELECT custom_plans, generic_plans FROM pg_prepared_statements WHERE statement LIKE '%%record%%'"
+            ).one()
+        assert kept.custom_plans > 0
+        assert kept.generic_plans == 0
+
+    def test_no_statement_is_compiled(self, database: Database) -> None:
+        """However dear it looks, as it does over a table without statistics: compiling takes longer than ours do."""
+        with database.read() as db:
+            plan = db.scalars(sa.text("EXPLAIN SELECT sum(n) FROM generate_series(1, 100000000) AS n")).all()
+        assert "JIT:" not in plan
+        assert "Aggregate" in plan[0]
+
 
 @pytest.mark.parametrize("name", list(TABLES))
 def test_the_revisions_lead_to_the_tables(name: str, postgres: Postgres) -> None:

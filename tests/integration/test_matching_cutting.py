@@ -1,7 +1,6 @@
 """However a sequence of messages is cut into batches, matching's tables, events and parked keys are the same."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -132,7 +131,7 @@ def messages_of(told: Sequence[Event], torn: int | None = None) -> list[Message]
     for n, event in enumerate(told):
         one = (poison if n == torn else message)(event, id=f"event-{n}", time=NOW - timedelta(minutes=1))
         own = partition_of(USCCS[n % len(USCCS)])
-        made.append(replace(one, partition=own) if event.broadcast else one)
+        made.append(one._replace(partition=own) if event.broadcast else one)
     return made
 
 
@@ -284,8 +283,8 @@ def test_rows_of_a_lead_that_change_their_order_are_caught(
 
 def replace_correlation(one: Message, correlation: str) -> Message:
     """The same message under a request of its own, so that effects show which one they answer."""
-    return replace(
-        one, value=one.value.replace(b'"correlationid":"test"', f'"correlationid":"{correlation}"'.encode())
+    return one._replace(
+        value=one.value.replace(b'"correlationid":"test"', f'"correlationid":"{correlation}"'.encode())
     )
 
 

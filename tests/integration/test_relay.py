@@ -1,6 +1,7 @@
 """The relay publishes what was committed, in order, and only the holder of the lease does."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -91,7 +92,7 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
     ):
         partition = partition_of("a") if fact is said else row.partition
         assert (sent.topic, sent.key, sent.partition) == ("registry", fact.subject, partition)
-        assert Envelope.model_validate_json(sent.value) == Envelope(
+        envelope = Envelope(
             id=row.id,
             source="/registry",
             type=fact.name,
@@ -101,6 +102,7 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
             partition=row.partition,
             data=fact.model_dump(),
         )
+        assert json.loads(sent.value) == json.loads(envelope.model_dump_json(exclude_none=True))
 
 
 def test_personal_facts_are_kept_apart(probe: Probe) -> None:

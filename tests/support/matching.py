@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -216,7 +215,7 @@ class Matching:
     def message(self, event: Event, partition: int | None = None, *, torn: bool = False) -> Message:
         self._ids += 1
         made = (poison if torn else message)(event, id=f"event-{self._ids}", time=self.clock.now())
-        return made if partition is None else replace(made, partition=partition)
+        return made if partition is None else made._replace(partition=partition)
 
     def receive(self, *messages: Message) -> None:
         asyncio.run(self.world.consumer.receive(messages))
