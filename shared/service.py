@@ -258,11 +258,12 @@ class Service(Generic[W]):
 
     async def stop(self) -> None:
         """Ends the loops; what they had not finished is found again at the next start."""
-        if self.works and self.core.settings.mode == "server":
-            await self.bus.stop()
         for loop in self._loops:
             loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        loops = asyncio.gather(*self._loops, return_exceptions=True)
+        if self.works and self.core.settings.mode == "server":
+            await self.bus.stop()
+        await loops
         self._loops.clear()
         try:
             with contextlib.suppress(

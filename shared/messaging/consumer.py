@@ -18,6 +18,7 @@ import sqlalchemy as sa
 import structlog
 from pydantic import ValidationError
 
+from shared.errors import Problem
 from shared.events.base import Envelope, Event
 from shared.events.catalogue import topic_of
 from shared.messaging.bus import Message
@@ -129,12 +130,13 @@ class Consumer:
         """
         done = 0
         while True:
+            tried: list[int] = []
             try:
-                found = await self._run(lambda work: self._redrive_first(work, topic, subject))
+                found = await self._run(partial(self._redrive_first, topic, subject, tried))
             except Exception as error:
                 if is_transient(error):
                     raise
-                await self._run(partial(self._still_failing, topic, subject, describe(error)))
+                await self._run(partial(self._still_failing, tried[-1:], describe(error)))
                 return done
             if not found:
                 return done
@@ -143,7 +145,8 @@ class Consumer:
     async def discard(self, topic: str, subject: str, cause: Cause) -> str | None:
         """Gives up the first message of a parked key, which failed for good; those behind it wait for a redrive.
 
-        Returns its id, None when nothing is parked. It is audited; the key is released when none is left.
+        Returns its id, None when nothing is parked. It is audited; the key is released when none is left. Raises
+        Problem (409) when the first one has not failed: asked twice, it would take a true fact away.
         """
         return await self._run(partial(self._discard_first, topic, subject, cause))
 
@@ -238,10 +241,11 @@ class Consumer:
             .limit(1)
         ).first()
 
-    def _redrive_first(self, work: Work, topic: str, subject: str) -> bool:
+    def _redrive_first(self, topic: str, subject: str, tried: list[int], work: Work) -> bool:
         row = self._first_parked(work, topic, subject)
         if row is None:
             return False
+        tried.append(row.seq)
         message = Message(row.topic, row.partition, row.subject.partition("/")[0], row.value)
         self._handle(work, [(message, Envelope.model_validate_json(row.value))])
         self._take_out(work, row)
@@ -251,6 +255,13 @@ class Consumer:
         row = self._first_parked(work, topic, subject)
         if row is None:
             return None
+        if row.error is None:
+            raise Problem(
+                409,
+                "not_failed",
+                zh="该键最早的一条消息没有失败，只是在等待；请先重新处理（redrive）",
+                en="The first message of this key has not failed, it only waits; redrive the key first",
+            )
         self._take_out(work, row)
         work.audit("parked.discarded", subject, cause=cause, topic=topic, message=row.id, error=row.error)
         return str(row.id)
@@ -263,15 +274,11 @@ class Consumer:
         ):  # in no topic any more
             self._on_released(work, row.subject)
 
-    def _still_failing(self, topic: str, subject: str, reason: str, work: Work) -> None:
+    def _still_failing(self, seqs: Sequence[int], reason: str, work: Work) -> None:
         table = self._plumbing.parked
-        row = self._first_parked(work, topic, subject)
-        if row is not None:
-            work.db.execute(
-                sa.update(table)
-                .where(table.c.seq == row.seq)
-                .values(error=reason, attempts=table.c.attempts + 1)
-            )
+        work.db.execute(
+            sa.update(table).where(table.c.seq.in_(seqs)).values(error=reason, attempts=table.c.attempts + 1)
+        )
 
 
 def lane(message: Message) -> str:

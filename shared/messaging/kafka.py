@@ -6,7 +6,7 @@ Nothing rests on broker transactions.
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -22,7 +22,7 @@ BATCH = 1_000
 """Most messages handed to a consumer at once. Each key of a batch is a lock: PostgreSQL has some 6,000 for all."""
 
 BATCH_BYTES = 256 * 1024
-"""Most that one request carries to a partition; a message has to fit."""
+"""About as much as one request carries to a partition; a message larger than that goes alone."""
 
 POLL_MS = 200
 BACKOFF_MS = 500
@@ -41,6 +41,9 @@ STOP_SECONDS = 3.0
 ASK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 """How often it is asked whether a broker is there, and how long an answer may take."""
+
+FAILURES = 5
+"""So many failures in a row, and a reader joins its group anew."""
 
 RETRY_SECONDS = (0.05, 0.2, 1.0, 2.0)
 """Waits between deliveries of the same messages; the last one repeats."""
@@ -104,13 +107,13 @@ class KafkaBus:
             reader.start()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(reader.stop() for reader in self._readers.values()))
+        """Within seconds, whether a broker is there or not. Nobody publishes any more."""
         tasks = [task for task in (self._connecting, self._asking) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._connecting = self._asking = None
-        await self._drop_producer()
+        await asyncio.gather(self._drop_producer(), *(reader.stop() for reader in self._readers.values()))
 
     async def lag(self, consumer: str) -> dict[str, int]:
         reader = self._readers.get(consumer)
@@ -132,7 +135,11 @@ class KafkaBus:
         return True
 
     async def _connect(self) -> None:
-        producer = AIOKafkaProducer(
+        self._producer = await _until_up(self._new_producer)
+        self._reachable = True
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             acks="all",
             enable_idempotence=True,
@@ -140,8 +147,6 @@ class KafkaBus:
             request_timeout_ms=REQUEST_MS,
             retry_backoff_ms=BACKOFF_MS,
         )
-        await _until_up(producer)
-        self._producer, self._reachable = producer, True
 
     async def _reconnect(self) -> None:
         await self._drop_producer()
@@ -150,16 +155,8 @@ class KafkaBus:
 
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await producer.stop()
-        except (KafkaError, TimeoutError):
-            # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
-            with contextlib.suppress(KafkaError, TimeoutError):
-                await producer._sender.close()  # noqa: SLF001
-            await producer.client.close()
+        if producer is not None:
+            await _end(producer)
 
     async def _publish_to(
         self, producer: AIOKafkaProducer, topic: str, partition: int, messages: Sequence[Message]
@@ -170,8 +167,7 @@ class KafkaBus:
             if batch.append(key=key, value=message.value, timestamp=None) is None:
                 await self._send(producer, batch, topic, partition)
                 batch = producer.create_batch()
-                if batch.append(key=key, value=message.value, timestamp=None) is None:
-                    raise ValueError("a message is larger than a batch may be")
+                batch.append(key=key, value=message.value, timestamp=None)  # the first one always fits
         await self._send(producer, batch, topic, partition)
 
     async def _send(self, producer: AIOKafkaProducer, batch: Any, topic: str, partition: int) -> None:
@@ -187,6 +183,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._subscription = subscription
         self._bootstrap = bootstrap
         self._turn = asyncio.Lock()
+        self._opening = asyncio.Lock()
         self._revoking = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
         self._watch: AIOKafkaConsumer | None = None
@@ -204,8 +201,11 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         if self._task is None:
             return
         self._revoking.set()
-        async with self._turn:  # what is under way is finished and its offset committed
-            self._task.cancel()
+        # What is under way is finished and its offset committed, unless the broker is away; then it comes again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS), self._turn:
+                pass
+        self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
         await self._leave()
@@ -230,7 +230,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             waiting[place.topic.removeprefix(self._prefix)] += max(ends[place] - (offset or 0), 0)
         return waiting
 
-    async def _join(self) -> AIOKafkaConsumer:
+    def _new_member(self) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=f"{self._prefix}{self._subscription.consumer}",
@@ -243,24 +243,21 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             retry_backoff_ms=BACKOFF_MS,
         )
         consumer.subscribe([self._prefix + topic for topic in self._subscription.topics], listener=self)
-        await _until_up(consumer)
-        self._consumer = consumer
         return consumer
 
     async def _watching(self) -> AIOKafkaConsumer:
         """A connection that no long fetch stands before."""
-        if self._watch is None:
-            watch = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, request_timeout_ms=REQUEST_MS)
-            await watch.start()
-            self._watch = watch
-        return self._watch
+        async with self._opening:
+            if self._watch is None:
+                self._watch = await _start(
+                    AIOKafkaConsumer(bootstrap_servers=self._bootstrap, request_timeout_ms=REQUEST_MS)
+                )
+            return self._watch
 
     async def _leave(self) -> None:
         clients = [client for client in (self._consumer, self._watch) if client is not None]
         self._consumer = self._watch = None
-        with contextlib.suppress(KafkaError, TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await asyncio.gather(*(client.stop() for client in clients))
+        await asyncio.gather(*(_end(client) for client in clients))
 
     async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         """Partitions go to another instance: first the batch under way is finished, or given up."""
@@ -273,22 +270,34 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._revoking.clear()
 
     async def _read(self) -> None:
-        consumer = await self._join()
         while True:
+            self._consumer = await _until_up(self._new_member)
+            await self._read_from(self._consumer)
+            await self._leave()
+
+    async def _read_from(self, consumer: AIOKafkaConsumer) -> None:
+        """Goes on for ever, or until the client fails again and again: nothing brings it back then."""
+        failures = 0
+        while failures < FAILURES:
             found: dict[TopicPartition, list[Any]] = {}
             try:
                 found = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
                 if found:
                     async with self._turn:
                         await self._take(consumer, found)
+                failures = 0
             except Exception as error:  # noqa: BLE001 - a loop that must never end: logged, tried again
+                failures += 1
                 log.warning(
-                    "bus_reading_failed", consumer=self._subscription.consumer, error=type(error).__name__
+                    "bus_reading_failed",
+                    consumer=self._subscription.consumer,
+                    error=type(error).__name__,
+                    failures=failures,
                 )
                 for at, records in found.items():  # otherwise the next commit passes over them
                     with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
                         consumer.seek(at, records[0].offset)
-                await asyncio.sleep(RETRY_SECONDS[-1])
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
 
     async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch = [
@@ -332,25 +341,42 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 return True
 
 
-async def _until_up(client: Any) -> None:
-    """Starts a producer or consumer, for as long as it takes."""
+async def _until_up(make: Callable[[], Any]) -> Any:
+    """A started producer or consumer, for as long as it takes; each try is one of its own."""
     failures = 0
-    try:
-        while not await _starts(client, failures):
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
-            failures += 1
-    except asyncio.CancelledError:
-        await client.stop()  # what it has opened meanwhile
-        raise
+    while True:
+        try:
+            return await _start(make())
+        except Exception as error:  # noqa: BLE001 - nobody else would try again
+            log.warning("bus_away", error=type(error).__name__, failures=failures)
+        await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+        failures += 1
 
 
-async def _starts(client: Any, failures: int) -> bool:
+async def _start(client: Any) -> Any:
+    """The client, started; one that does not start, or not in time, leaves nothing open."""
     try:
         await client.start()
-    except (KafkaError, OSError) as error:
-        log.warning("bus_away", error=type(error).__name__, failures=failures)
-        return False
-    return True
+    except BaseException:
+        await _end(client)
+        raise
+    return client
+
+
+async def _end(client: Any) -> None:
+    """Lets a client say goodbye; where nobody answers, ends what it has running and closes its connections."""
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await client.stop()
+    except (KafkaError, TimeoutError):
+        if isinstance(client, AIOKafkaProducer):
+            # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
+            with contextlib.suppress(KafkaError, TimeoutError):
+                async with asyncio.timeout(STOP_SECONDS):
+                    await client._sender.close()  # noqa: SLF001
+            await client.client.close()
+        else:
+            await client._client.close()  # noqa: SLF001
 
 
 async def create_topics(

@@ -13,6 +13,9 @@ from shared.storage.bulk import JsonText, insert_rows
 from shared.storage.database import KEYED, WRITES
 from shared.storage.tables import Plumbing
 
+LARGEST = 300_000
+"""Most characters of an event: a broker takes a megabyte, unless it is told otherwise."""
+
 
 class Cause(NamedTuple):
     """Who wants something, and the id that follows the request through all services.
@@ -56,12 +59,15 @@ class Work:
         for event in events:
             if event.broadcast and self.db.info.get(KEYED):
                 raise RuntimeError(f"{event.name} is for every key: run this without naming keys")
+            data = event.model_dump_json()
+            if len(data) > LARGEST:  # refused here, or it would stand before everything else in the outbox
+                raise ValueError(f"{event.name} is larger than a broker takes")
             row = {
                 "type": event.name,
                 "subject": event.subject,
                 "time": self.now,
                 "correlation": cause.correlation,
-                "data": JsonText(event.model_dump_json()),
+                "data": JsonText(data),
             }
             for partition in range(PARTITIONS) if event.broadcast else (None,):
                 self._outbox.append({**row, "partition": partition})

@@ -1,6 +1,8 @@
 """Kafka keeps the promises of the port."""
 
 import asyncio
+import gc
+import signal
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -9,12 +11,13 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from structlog.testing import capture_logs
 
 from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS, TOPICS
 from shared.messaging.bus import Bus, Message, Subscription, partition_of
 from shared.messaging.consumer import Consumer, Received, on
-from shared.messaging.kafka import SESSION_MS, KafkaBus, create_topics
+from shared.messaging.kafka import SESSION_MS, STOP_SECONDS, KafkaBus, create_topics
 from shared.storage.work import Work
 from tests.contract.bus_suite import BusSuite, Recorder, note
 from tests.support.native import Kafka, free_port
@@ -22,6 +25,7 @@ from tests.support.probe import PLUMBING, START, Probe, ValueSet, set_values
 
 ARRIVES_WITHIN_S = 40.0
 SHORT_SESSION_MS = 1_000
+LONGER_THAN_A_BROKER_TAKES_MS = 2_000_000
 
 
 def value_set(key: str, content: str, number: int) -> Message:
@@ -247,6 +251,72 @@ class TestKafkaBus(BusSuite):
 
         self.run([Subscription("one", ("registry",), seen.receive)], use)
         assert seen.values == ["a:1", "a:2"]
+
+    def test_a_reader_whose_client_is_broken_for_good_joins_anew(self) -> None:
+        """Only a new client helps then; what was published meanwhile arrives."""
+        seen = Recorder()
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note("a", 1)])
+            await arrived(seen, 1)
+            await bus._readers["one"]._consumer.stop()  # type: ignore[attr-defined]
+            await bus.publish([note("a", 2)])
+            await arrived(seen, 2)
+
+        self.run([Subscription("one", ("registry",), seen.receive)], use)
+        assert seen.values == ["a:1", "a:2"]
+
+    def test_a_group_that_takes_nobody_in_is_asked_again_and_again(self) -> None:
+        """Each time by a client of its own: one that has failed half-way can't be started again."""
+
+        async def run() -> None:
+            await create_topics(self.kafka.bootstrap, TOPICS, prefix=self.prefix)
+            bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix, session_ms=LONGER_THAN_A_BROKER_TAKES_MS)
+            bus.subscribe(Subscription("one", ("registry",), Recorder().receive))
+            with capture_logs() as logged:
+                await bus.start()
+                await until(lambda: len(logged) >= 3)
+                await bus.stop()
+            assert {line["error"] for line in logged} == {"InvalidSessionTimeoutError"}
+
+        asyncio.run(run())
+
+    def test_two_who_ask_for_the_lag_at_once_share_a_connection(self) -> None:
+        """Nothing is left open behind one that was overwritten."""
+
+        async def use(bus: Bus) -> None:
+            lags = await asyncio.gather(*(bus.lag("one") for _ in range(5)))
+            assert lags == [{"registry": 0}] * 5
+
+        self.run([Subscription("one", ("registry",), Recorder().receive)], use)
+        gc.collect()  # what was left open warns when it is collected, and a warning fails the test
+
+    def test_a_stop_does_not_wait_for_a_broker_that_hangs(self) -> None:
+        """What was handled and not committed comes again."""
+        hung = asyncio.Event()
+
+        async def receive(_batch: Sequence[Message]) -> None:
+            self.kafka.signal(signal.SIGSTOP)
+            hung.set()
+
+        async def run() -> None:
+            bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix)
+            await create_topics(self.kafka.bootstrap, TOPICS, prefix=self.prefix)
+            bus.subscribe(Subscription("one", ("registry",), receive))
+            await bus.start()
+            await until(lambda: bus.connected)
+            await bus.publish([note("a", 1)])
+            await hung.wait()
+            waiting = asyncio.create_task(bus.publish([note("a", 2)]))
+            async with asyncio.timeout(3 * STOP_SECONDS):
+                await bus.stop()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+        try:
+            asyncio.run(run())
+        finally:
+            self.kafka.signal(signal.SIGCONT)
 
     def test_a_topic_that_had_too_few_partitions_is_published_to_once_it_has_them(self) -> None:
         """Somebody made it by hand, and mends it."""

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.errors import Problem
 from shared.messaging.bus import Message
-from shared.messaging.consumer import Received, on, rounds
+from shared.messaging.consumer import Consumer, Received, on, rounds
 from shared.storage.database import Database
 from shared.storage.retention import STAND_IN
 from shared.storage.work import Cause, Work
@@ -122,6 +123,9 @@ def test_a_message_that_can_never_pass_is_given_up_by_somebody(tmp_path: Path) -
     receive(world, put("a", "poison", "m1"), put("a", "2", "m2"))
     cause = Cause("official", "request")
     assert asyncio.run(world.consumer.discard("registry", "a", cause)) == "m1"
+    with pytest.raises(Problem) as refused:  # asked again, as after a lost answer
+        asyncio.run(world.consumer.discard("registry", "a", cause))
+    assert (refused.value.status, refused.value.code) == (409, "not_failed")
     assert (values(world), hooks) == ({}, [])
     assert asyncio.run(world.consumer.redrive("registry", "a")) == 1
     assert (values(world), hooks) == ({"a": "2"}, ["released a"])
@@ -129,6 +133,25 @@ def test_a_message_that_can_never_pass_is_given_up_by_somebody(tmp_path: Path) -
     with world.database.read() as db:
         (row,) = db.execute(sa.select(PLUMBING.audit))
     assert (row.action, row.actor, row.details["message"]) == ("parked.discarded", "official", "m1")
+
+
+def test_who_only_waits_is_not_blamed_for_what_failed_before_it(world: World) -> None:
+    """Not even when somebody gives up the failed message before its second failure is written down."""
+    receive(world, put("a", "poison", "m1"), put("a", "2", "m2"))
+    calls = 0
+
+    async def overtaken(do: Any, /, *, keys: Any = None) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:  # the first one tried to handle m1
+            await world.consumer.discard("registry", "a", CAUSE)
+        return await world.run(do, keys=keys)
+
+    slow = Consumer("test", REACTIONS, PLUMBING, overtaken)
+    assert asyncio.run(slow.redrive("registry", "a")) == 0
+    with world.database.read() as db:
+        (row,) = db.execute(sa.select(PLUMBING.parked))
+    assert (row.id, row.error, row.attempts) == ("m2", None, 0)
 
 
 def test_a_poisoned_broadcast_stops_the_broadcasts_of_its_partition_alone(tmp_path: Path) -> None:
