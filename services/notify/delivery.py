@@ -47,10 +47,10 @@ from shared.storage.database import is_transient
 PORTION_S: Final = 2.0
 """One look covers as many notices as the carrier takes in so many seconds."""
 SLICE_S: Final = 0.05
-"""Attempts are committed for so many seconds at once, a slice ahead: no more than two are unknown after a kill."""
+"""Attempts are committed for so many seconds at once, a slice ahead: after a kill at most two slices are unknown."""
 LONGEST_PAUSE_S: Final = 60.0
 RECORD_AGAIN_S: Final = (0.05, 0.2, 1.0, 2.0, 4.0)
-"""Waits before outcomes are recorded again: the database of a restarted server is back by then."""
+"""Waits before outcomes are recorded again: the database of a restarted server is back by then, most often."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +76,8 @@ class Delivery:
     """The duties of sending. One portion runs at a time; no transaction is open while the network is used.
 
     `channels` has SMS at least. `latest_s`: a submission begins within so many seconds (monotonic) of the
-    beginning of its last look.
+    beginning of its last look. Outcomes that the database does not take are owed, and recorded before anything
+    else is done; they are lost only with the process.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Delivery:
         self._failures = 0
         self._resume_at = -math.inf
         self._stopping = False
+        self._owed: list[tuple[Outgoing, Submission]] = []
         self._looks = core.metrics.counter(
             "last_looks_asked_total",
             "Answers that registry gave before messages left, none included",
@@ -127,9 +129,9 @@ class Delivery:
     # -- when ----------------------------------------------------------------------------------------
 
     def next_delivery(self, db: sa.Connection, now: datetime) -> datetime | None:
-        """When a hand-over is next to be tried; now while one is in flight."""
+        """When a hand-over is next to be tried; now while one is in flight, or an outcome is owed."""
         store = Store(db, self._tools.rules)
-        if store.open_attempts():
+        if self._owed or store.open_attempts():
             return now
         due = store.first_due()
         if due is None:
@@ -164,8 +166,12 @@ class Delivery:
 
     async def _portion(self) -> bool:
         core = self._core
+        if self._owed:
+            await self._pay()
+            # It may have taken so long that another process delivers by now: what is open may be under way there.
+            return True
         due = await core.read(self._due)
-        # A portion leaves no attempt open: one that is open now belonged to a process, or a step, that died.
+        # Nothing is owed: an attempt that is open now belonged to a process, or a step, that died.
         if due.abandoned:
             await core.run(give_up_open, urgent=True)
             return True
@@ -190,7 +196,8 @@ class Delivery:
     ) -> bool:
         """Begins and submits slice by slice, as far as the look reaches; True when something moved on.
 
-        While a slice is submitted the next one is begun: the carrier's rate is not lost on the database.
+        While a slice is submitted the next one is begun: the carrier's rate is not lost on the database. Where
+        outcomes can't be recorded, nothing of that next one is submitted.
         """
         moved, down = False, False
         slices = _slices(looked, max(1, math.ceil(self._rate * SLICE_S)))
@@ -202,18 +209,23 @@ class Delivery:
 
         ahead = await begun()
         while ahead is not None:
-            messages, changed = ahead
+            (messages, touched), ahead = ahead, None
             submitting = asyncio.ensure_future(self._submit_all(messages, began))
             try:
-                ahead = await begun()
-            finally:
-                outcomes = await submitting
+                try:
+                    ahead = await begun()
+                finally:
+                    outcomes = await submitting
+            except Exception:
+                if ahead is not None:
+                    self._owed += [(message, NotSent("paused")) for message in ahead[0]]
+                raise
             # A WeChat that is away waits by itself; SMS go on meanwhile.
             if any(_is_down(outcome) for channel, outcome in outcomes if channel is Channel.SMS):
                 down = True
                 self._pause("carrier_unreachable", "not sent")  # the slice ahead is released by it
             late = [isinstance(outcome, NotSent) and outcome.why == "late" for _, outcome in outcomes]
-            moved |= changed and not (late and all(late))
+            moved |= touched and not (late and all(late))
         if down:
             return False
         if moved:
@@ -320,25 +332,40 @@ class Delivery:
     async def _submit_all(
         self, messages: Sequence[Outgoing], began: float
     ) -> list[tuple[Channel, Submission]]:
-        """Submits at the carrier's rate and records outcomes as they come."""
+        """Submits at the carrier's rate and records outcomes as they come. Also when it raises nothing is under way."""
         pending = {asyncio.ensure_future(self._submit(message, began)) for message in messages}
         recorded: list[tuple[Channel, Submission]] = []
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 told = [task.result() for task in done]
-                outcomes = [(message.attempt.reference, outcome) for message, outcome in told]
-                await self._record(outcomes)
-                for message, outcome in told:
-                    self._count(message.attempt.channel, outcome)
-                    recorded.append((message.attempt.channel, outcome))
+                self._owed += told
+                await self._pay()
+                recorded += [(message.attempt.channel, outcome) for message, outcome in told]
         finally:
             if pending:  # recording failed: the next portion must not overlap this one
-                await asyncio.wait(pending)
+                done, _ = await asyncio.wait(pending)
+                self._owed += [task.result() for task in done]
         return recorded
 
+    async def _pay(self) -> None:
+        """Records what is owed. While the database is away it raises, and that stays owed.
+
+        What can't be recorded for another reason ends unknown, and nobody sends it again.
+        """
+        owed, self._owed = self._owed, []
+        try:
+            await self._record([(message.attempt.reference, outcome) for message, outcome in owed])
+        except Exception as error:
+            # Owed still, what can never be recorded would stop all sending.
+            if is_transient(error):
+                self._owed = owed + self._owed
+            raise
+        for message, outcome in owed:
+            self._count(message.attempt.channel, outcome)
+
     async def _record(self, outcomes: Sequence[tuple[str, Submission]]) -> None:
-        """Insists for a while: what is not recorded ends unknown, and nobody sends it again."""
+        """Insists for a while."""
         waits = iter(RECORD_AGAIN_S)
         while True:
             try:

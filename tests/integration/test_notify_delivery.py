@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.notify import delivery
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import ChangeSending, change_sending, try_texts_again
 from services.notify.domain import Channel, SendingState
@@ -975,6 +976,185 @@ def test_an_outcome_is_recorded_when_the_database_is_back(tmp_path: Path) -> Non
         assert await desk.attempts() == ["accepted"]
 
     play(tmp_path, story)
+
+
+class _Cut:
+    """Lets writes fail with `error` while it is set."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.error: Exception | None = None
+        self.failed = 0
+        self.enough = asyncio.Event()
+        """Set when recording fails for the last time."""
+        self._run, desk.core.run = desk.core.run, self.run
+
+    async def run(self, do: Any, **how: Any) -> Any:
+        if self.error is None:
+            return await self._run(do, **how)
+        self.failed += 1
+        if self.failed > len(delivery.RECORD_AGAIN_S) or not isinstance(self.error, OSError):
+            self.enough.set()
+        raise self.error
+
+
+async def two_slices(desk: Desk, cut: _Cut, error: Exception, *, begun: int = 10) -> None:
+    """Ten are due in slices of five; writes fail from when the first is at the carrier and `begun` are open.
+
+    Its first message is answered at once, the others when recording fails for the last time.
+    """
+    for n in range(10):
+        await due(desk, f"91371082MA3XTE{n:04}", mobile=f"138001380{n:02}")
+
+    async def at_the_carrier() -> None:
+        first = len(desk.carrier.messages) == 1
+        while len(await desk.attempts()) < begun:
+            pass
+        cut.error = error
+        if not first:
+            await cut.enough.wait()
+
+    desk.carrier.meanwhile = at_the_carrier
+    with pytest.raises(type(error)):
+        await desk.delivery.deliver()
+    assert await desk.attempts() == ["open"] * begun
+    desk.carrier.meanwhile = lambda: None
+
+
+async def one_owed(desk: Desk) -> _Cut:
+    """A message is accepted, and the database away when that is to be recorded."""
+    cut = _Cut(desk)
+
+    def go_away() -> None:
+        cut.error = ConnectionError("gone")
+
+    desk.carrier.meanwhile = go_away
+    await due(desk)
+    with pytest.raises(ConnectionError):
+        await desk.delivery.deliver()
+    return cut
+
+
+@pytest.fixture
+def no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recording is tried as often as ever, without the pauses."""
+    monkeypatch.setattr(delivery, "RECORD_AGAIN_S", (0.0,) * len(delivery.RECORD_AGAIN_S))
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_database_that_is_away_for_long_leaves_nothing_unknown(tmp_path: Path) -> None:
+    """The slice at the carrier ends as it was answered, the one that was begun ahead is sent once."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW, rate_per_s=100) as desk:
+            cut = _Cut(desk)
+            desk.carrier.outcomes = [Accepted("g"), REFUSED]
+            await two_slices(desk, cut, ConnectionError("gone"))
+            assert await desk.next_due() == NOW
+            with pytest.raises(ConnectionError):
+                await desk.delivery.deliver()
+            assert len(desk.carrier.messages) == 5
+            cut.error = None
+            await desk.deliver()
+            assert Counter(await desk.attempts()) == {"accepted": 9, "refused": 1, "released": 5}
+            released = {row.code for row in await desk.rows(attempt) if row.state == "released"}
+            assert released == {"paused"}
+            assert len({mobile for mobile, _ in desk.carrier.messages}) == len(desk.carrier.messages) == 10
+            counted = desk.delivery._submissions.labels("sms", "accepted")._value.get()
+            assert counted == 9
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_what_is_owed_of_a_slice_is_what_was_answered(tmp_path: Path) -> None:
+    """The next slice could not even be begun; of the first, whose outcome is unknown, nothing is sent again."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW, rate_per_s=100) as desk:
+            cut = _Cut(desk)
+
+            async def begins_once(do: Any, **how: Any) -> Any:
+                if "looked" in do.keywords and await desk.attempts():
+                    cut.error = ConnectionError("gone")
+                return await cut.run(do, **how)
+
+            desk.core.run = begins_once
+            desk.carrier.outcomes = [Unknown("cut")] * 5
+            await two_slices(desk, cut, ConnectionError("gone"), begun=5)
+            desk.core.run, cut.error = cut.run, None
+            await desk.deliver()
+            assert Counter(await desk.attempts()) == {"unknown": 5, "accepted": 5}
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_what_can_not_be_recorded_stops_nothing_else(tmp_path: Path) -> None:
+    """A defect, not the database: that message ends unknown, and sending goes on."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW, rate_per_s=100) as desk:
+            cut = _Cut(desk)
+            await two_slices(desk, cut, ValueError("a defect"))
+            cut.error = None
+            await desk.deliver()
+            assert Counter(await desk.attempts()) == {"unknown": 1, "accepted": 9, "released": 5}
+            assert len(desk.carrier.messages) == 10
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_what_is_owed_is_recorded_though_another_process_went_on(tmp_path: Path) -> None:
+    """It gave up what the first one owes, and is left alone with what it has begun itself meanwhile."""
+
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        async with (
+            Desk.at_work(tmp_path, clock, gear=gear) as owing,
+            Desk.at_work(tmp_path, clock, gear=gear) as desk,
+        ):
+            cut = await one_owed(owing)
+            await desk.deliver()
+            assert await desk.attempts() == ["unknown"]
+            reached, go_on = asyncio.Event(), asyncio.Event()
+
+            async def hang() -> None:
+                reached.set()
+                await go_on.wait()
+
+            desk.carrier.meanwhile = hang
+            await due(desk, OTHER, mobile="13800138001")
+            portion = asyncio.ensure_future(desk.delivery.deliver())
+            await reached.wait()
+            cut.error = None
+            assert await owing.delivery.deliver()
+            assert sorted(await desk.attempts()) == ["accepted", "open"]
+            go_on.set()
+            await portion
+            assert await desk.attempts() == ["accepted", "accepted"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_while_an_outcome_is_owed_delivery_is_due(tmp_path: Path) -> None:
+    """Also when another process has given it up, and nothing else is."""
+
+    async def run() -> None:
+        clock, gear = FrozenClock(NOW), tools()
+        async with (
+            Desk.at_work(tmp_path, clock, gear=gear) as owing,
+            Desk.at_work(tmp_path, clock, gear=gear) as desk,
+        ):
+            cut = await one_owed(owing)
+            await desk.deliver()
+            assert (await desk.next_due(), await owing.next_due()) == (None, NOW)
+            cut.error = None
+            await owing.deliver()
+            assert await owing.next_due() is None
+
+    asyncio.run(run())
 
 
 # -- crashes -------------------------------------------------------------------------------------------
