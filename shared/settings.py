@@ -54,7 +54,8 @@ class ServiceSettings(BaseSettings):
         description="Folder for databases, keys and other files of the suite; one for all processes of a service",
     )
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL; without it a SQLite file in the data folder"
+        None,
+        description="SQLAlchemy URL, needed by `serve SERVICE`; the suite in one process has SQLite files without it",
     )
     city_pack: Path | None = Field(
         None,

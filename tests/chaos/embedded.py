@@ -111,21 +111,23 @@ class Killing:
         found: dict[str, int] = {}
         units: set[str] = set()
         for service in SERVICES:
-            rows = self._ask(service, "SELECT count(*) FROM outbox")
+            rows = self._peek(service, "SELECT count(*) FROM outbox")
             found[f"{service} outbox"] = rows[0][0] if rows else 0
-        for (uscc,) in self._ask("notify", OPEN_UNITS):
+        for (uscc,) in self._peek("notify", OPEN_UNITS):
             units.add(uscc)
         found["open attempts"] = len(units)
         return found, units
 
+    def _peek(self, service: str, sql: str) -> list[Any]:
+        """As `_ask`, of files that may still be without tables, or in the middle of a change."""
+        with suppress(sqlite3.OperationalError):
+            return self._ask(service, sql)
+        return []
+
     def _ask(self, service: str, sql: str) -> list[Any]:
         # Read-only, so that the dead process's files are exactly what the next one finds.
-        with (
-            suppress(sqlite3.OperationalError),
-            closing(sqlite3.connect(f"file:{self.folder / service}.db?mode=ro", uri=True)) as db,
-        ):
+        with closing(sqlite3.connect(f"file:{self.folder / service}.db?mode=ro", uri=True)) as db:
             return db.execute(sql).fetchall()
-        return []
 
 
 OPEN_UNITS = """
