@@ -18,6 +18,8 @@ from shared.storage.lease import LEASE
 from shared.storage.work import Work
 from tests.support.probe import CAUSE, PLUMBING, START, Announced, Probe, Put, ValueSet, put_values
 
+A_MEGABYTE = 1_000_000
+
 
 class Sink:
     """A bus that remembers what was published; `broken` makes it fail."""
@@ -103,6 +105,18 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
             data=fact.model_dump(),
         )
         assert json.loads(sent.value) == json.loads(envelope.model_dump_json(exclude_none=True))
+
+
+def test_a_fact_that_no_broker_takes_is_not_told(probe: Probe) -> None:
+    """It would stand before everything else for ever; its work fails, and nothing of it is kept."""
+    fits, too_large = (ValueSet(uscc="a", content="户" * length) for length in (299_000, 300_000))
+    asyncio.run(probe.committer.run(lambda work: work.emit(fits, cause=CAUSE)))
+    with pytest.raises(ValueError, match="larger than a broker takes"):
+        asyncio.run(probe.committer.run(lambda work: work.emit(fits, too_large, cause=CAUSE)))
+    bus = Sink()
+    asyncio.run(relay(probe, bus).step())
+    (published,) = bus.published
+    assert len(published.value) < A_MEGABYTE
 
 
 def test_personal_facts_are_kept_apart(probe: Probe) -> None:
