@@ -261,9 +261,11 @@ class Service(Generic[W]):
         for loop in self._loops:
             loop.cancel()
         loops = asyncio.gather(*self._loops, return_exceptions=True)
-        if self.works and self.core.settings.mode == "server":
-            await self.bus.stop()
-        await loops
+        try:
+            if self.works and self.core.settings.mode == "server":
+                await self.bus.stop()
+        finally:
+            await loops
         self._loops.clear()
         try:
             with contextlib.suppress(

@@ -221,9 +221,10 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             for partition in range(PARTITIONS)
         ]
         try:
-            ends = await (await self._watching()).end_offsets(places)
-            taken = await asyncio.gather(*(consumer.committed(place) for place in places))
-        except KafkaError as error:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                ends = await (await self._watching()).end_offsets(places)
+                taken = await asyncio.gather(*(consumer.committed(place) for place in places))
+        except (KafkaError, TimeoutError) as error:
             raise ConnectionError(f"the broker does not answer: {type(error).__name__}") from error
         waiting = dict.fromkeys(self._subscription.topics, 0)
         for place, offset in zip(places, taken, strict=True):
@@ -364,19 +365,24 @@ async def _start(client: Any) -> Any:
 
 
 async def _end(client: Any) -> None:
-    """Lets a client say goodbye; where nobody answers, ends what it has running and closes its connections."""
+    """Lets a client say goodbye; where nobody answers, closes its connections all the same."""
+    # A task of its own: while the broker is away the client ends in a cancellation that nobody asked for.
+    leaving = asyncio.ensure_future(client.stop())
     try:
-        async with asyncio.timeout(STOP_SECONDS):
-            await client.stop()
-    except (KafkaError, TimeoutError):
-        if isinstance(client, AIOKafkaProducer):
-            # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
-            with contextlib.suppress(KafkaError, TimeoutError):
-                async with asyncio.timeout(STOP_SECONDS):
-                    await client._sender.close()  # noqa: SLF001
-            await client.client.close()
-        else:
-            await client._client.close()  # noqa: SLF001
+        await asyncio.wait({leaving}, timeout=STOP_SECONDS)
+    finally:
+        if not leaving.done() or leaving.cancelled() or leaving.exception():
+            leaving.cancel()
+            await asyncio.wait({leaving}, timeout=STOP_SECONDS)
+            if isinstance(client, AIOKafkaProducer):
+                # It still holds a batch and would try for ever beside its successor; only its sender can be ended.
+                await asyncio.wait(
+                    {asyncio.ensure_future(client._sender.close())},  # noqa: SLF001
+                    timeout=STOP_SECONDS,
+                )
+                await client.client.close()
+            else:
+                await client._client.close()  # noqa: SLF001
 
 
 async def create_topics(

@@ -13,8 +13,8 @@ from shared.storage.bulk import JsonText, insert_rows
 from shared.storage.database import KEYED, WRITES
 from shared.storage.tables import Plumbing
 
-LARGEST = 300_000
-"""Most characters of an event: a broker takes a megabyte, unless it is told otherwise."""
+LARGEST = 900_000
+"""Most bytes of an event: a broker takes a megabyte, unless it is told otherwise."""
 
 
 class Cause(NamedTuple):
@@ -60,7 +60,9 @@ class Work:
             if event.broadcast and self.db.info.get(KEYED):
                 raise RuntimeError(f"{event.name} is for every key: run this without naming keys")
             data = event.model_dump_json()
-            if len(data) > LARGEST:  # refused here, or it would stand before everything else in the outbox
+            if (
+                len(data.encode()) > LARGEST
+            ):  # refused here, or it would stand before everything else in the outbox
                 raise ValueError(f"{event.name} is larger than a broker takes")
             row = {
                 "type": event.name,

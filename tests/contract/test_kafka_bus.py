@@ -318,6 +318,32 @@ class TestKafkaBus(BusSuite):
         finally:
             self.kafka.signal(signal.SIGCONT)
 
+    def test_a_client_that_ends_in_a_cancellation_of_its_own_ends_nobody_else(self) -> None:
+        """As one does whose broker is away; its connections are closed all the same."""
+        closed: list[str] = []
+
+        class Cancels:
+            """A client that is told to stop while it waits for a broker."""
+
+            async def stop(self) -> None:
+                raise asyncio.CancelledError
+
+            @property
+            def _client(self) -> "Cancels":
+                return self
+
+            async def close(self) -> None:
+                closed.append("connections")
+
+        async def run() -> None:
+            bus = KafkaBus(self.kafka.bootstrap, prefix=self.prefix)
+            bus.subscribe(Subscription("one", ("registry",), Recorder().receive))
+            bus._readers["one"]._consumer = Cancels()
+            await bus._readers["one"]._leave()
+
+        asyncio.run(run())
+        assert closed == ["connections"]
+
     def test_a_topic_that_had_too_few_partitions_is_published_to_once_it_has_them(self) -> None:
         """Somebody made it by hand, and mends it."""
         topic = f"{self.prefix}registry"
