@@ -60,9 +60,7 @@ class Work:
             if event.broadcast and self.db.info.get(KEYED):
                 raise RuntimeError(f"{event.name} is for every key: run this without naming keys")
             data = event.model_dump_json()
-            if (
-                len(data.encode()) > LARGEST
-            ):  # refused here, or it would stand before everything else in the outbox
+            if len(data.encode()) > LARGEST:  # or it would stand before everything else in the outbox
                 raise ValueError(f"{event.name} is larger than a broker takes")
             row = {
                 "type": event.name,
