@@ -139,7 +139,7 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     # A batch makes tens of thousands of objects that all live until it commits: no use looking after each 700.
-    gc.set_threshold(20_000, 20, 20)
+    gc.set_threshold(100_000, 20, 20)
 
 
 def _run(asgi: Any, host: str, port: int) -> None:

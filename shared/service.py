@@ -60,7 +60,10 @@ POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
 
 REST_SECONDS = 0.05
-"""Least time between two looks of a loop: under load a look for each commit would cost as much as the commits."""
+LONGEST_REST_SECONDS = 0.25
+LOOK_SHARE = 0.05
+"""How a loop rests between two looks, so that looking takes no more than this share of its time: under load a look
+for each commit would cost as much as the commits, and takes longest when time is short."""
 
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
@@ -227,6 +230,7 @@ class Service(Generic[W]):
         self._reading: Reading | None = None
         self._measure_again_at = 0.0
         self._loops: list[asyncio.Task[None]] = []
+        self._looking: asyncio.Future[set[str]] | None = None
         self.failing: set[str] = set()
         """Names of the loops whose last step failed."""
         self._leases = {
@@ -310,8 +314,7 @@ class Service(Generic[W]):
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:
             if db.scalar(sa.select(sa.exists(sa.select(self.core.plumbing.outbox.c.seq)))):
                 return False, None
-            dues = [due for duty in self.duties if (due := duty.next_due(db, now)) is not None]
-            earliest = min(dues, default=None)
+            earliest = min(self._dues(db, now).values(), default=None)
             return earliest is None or earliest > now, earliest
 
         return await self.core.read(ask)
@@ -365,15 +368,29 @@ class Service(Generic[W]):
         self._measure(db, now, reading)
 
     async def _when_due(self, duty: Duty) -> bool:
-        now = self.core.clock.now()
-        due = await self.core.read(lambda db: duty.next_due(db, now))
-        if due is None or due > now:
+        # One event wakes all loops: those that ask at the same moment share one look at the database.
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._look())
+        if duty.name not in await asyncio.shield(self._looking):
             return False
         lease = self._leases.get(duty.name)
         if lease is None or lease.is_fresh(self.core.clock.wall()):
             return await duty.step()
         mine = await self.core.run(lease.take, urgent=True, keys=[lease.key])
         return mine and await duty.step()  # else another process is at it
+
+    async def _look(self) -> set[str]:
+        """Names of the duties that are due."""
+        await asyncio.sleep(0)  # the others that were woken join
+        self._looking = None  # whoever asks from now on may know of a later commit
+        now = self.core.clock.now()
+        dues = await self.core.read(lambda db: self._dues(db, now))
+        return {name for name, due in dues.items() if due <= now}
+
+    def _dues(self, db: sa.Connection, now: datetime) -> dict[str, datetime]:
+        """When each duty is next due, where anything is scheduled."""
+        dues = {duty.name: duty.next_due(db, now) for duty in self.duties}
+        return {name: due for name, due in dues.items() if due is not None}
 
     async def _seal(self) -> bool:
         """Seals the audit rows of the last moments. File and log show later whether a tail was cut."""
@@ -424,11 +441,13 @@ class Service(Generic[W]):
             failures = 0
             self.failing.discard(name)
             if not progressed:
+                took = self.core.clock.monotonic() - looked
+                rest = min(max(REST_SECONDS, took / LOOK_SHARE), LONGEST_REST_SECONDS)
                 # Not wait_for: on Python 3.11 it can swallow a cancellation that comes with the alarm.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
-                await asyncio.sleep(REST_SECONDS - (self.core.clock.monotonic() - looked))
+                await asyncio.sleep(rest - (self.core.clock.monotonic() - looked))
 
 
 class Measure(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.matching.ladder import Course, Ladder, OnLadder
 from shared.calendar import Calendar
@@ -140,8 +140,7 @@ class Rule:
         return insurance in self.void_insurances and form in self.forms
 
 
-@dataclass(frozen=True)
-class Unit:
+class Unit(NamedTuple):
     """The facts of a unit, as registry last told them."""
 
     uscc: str

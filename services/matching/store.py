@@ -24,7 +24,7 @@ _PENDING = (ClockState.RUNNING, ClockState.WAITING, ClockState.HELD, ClockState.
 T = TypeVar("T")
 _Columns = Sequence[sa.ColumnElement[Any]]
 
-_UNIT: _Columns = [t.unit.c[field.name] for field in fields(Unit)]
+_UNIT: _Columns = [t.unit.c[name] for name in Unit._fields]
 _CLOCK: _Columns = [t.clock.c[field.name] for field in fields(Clock)]
 _VISIT: _Columns = [
     t.visit.c[name] for name in ("id", "notice_id", "lead_id", "episode", "uscc", "town", "state", "reason")
@@ -48,14 +48,14 @@ class Store:
 
         The lock on the unit's own row is the lock on everything of it, so it is taken before the rest is read.
         """
-        own: Iterable[Any] = self._db.execute(
+        own = self._db.execute(
             sa.select(*_UNIT)
             .where(among(self._db, t.unit.c.uscc, usccs))
             .order_by(t.unit.c.uscc)
             .with_for_update()
-        )
-        units = {row.uscc: Unit(*row) for row in own}
-        found = {row[0]: row for row in self._db.execute(self._rest(usccs))}
+        ).all()
+        units = {row[0]: Unit._make(row) for row in own}
+        found = {row[0]: row for row in self._db.execute(self._rest(usccs)).all()}
         cases = {}
         for uscc in usccs:
             _, enrolled_from, frozen, exempt_through, disputed, *record = found[uscc]
@@ -102,7 +102,7 @@ class Store:
         for case in cases:
             unit, clock, lead = self._loaded.pop(case.uscc)  # saved once: it is loaded again, or an error
             if case.unit and case.unit != unit:
-                (units if unit else new[t.unit]).append(vars(case.unit))
+                (units if unit else new[t.unit]).append(case.unit._asdict())
             if case.clock and vars(case.clock) != clock:
                 (clocks if clock else new[t.clock]).append(vars(case.clock))
             if case.lead and vars(case.lead) != lead:

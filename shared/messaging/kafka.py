@@ -19,10 +19,15 @@ from shared.events.catalogue import PARTITIONS, TOPIC_CONFIG
 from shared.messaging.bus import Message, Subscription
 
 BATCH = 1_000
-"""Most messages handed to a consumer at once. Each key of a batch is a lock: PostgreSQL has some 6,000 for all."""
+"""Most messages handed to a consumer at once. Each key of a batch is a lock: PostgreSQL has some 6,400 for all,
+unless it is told otherwise."""
 
 BATCH_BYTES = 256 * 1024
 """About as much as one request carries to a partition; a message larger than that goes alone."""
+
+LANES = 2
+"""Batches that a reader hands over side by side, each of partitions of its own: while the database works for one,
+the other one is computed."""
 
 POLL_MS = 200
 BACKOFF_MS = 500
@@ -182,7 +187,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._prefix = prefix
         self._subscription = subscription
         self._bootstrap = bootstrap
-        self._turn = asyncio.Lock()
+        self._turns = [asyncio.Lock() for _ in range(LANES)]
+        self._broken = asyncio.Event()
         self._opening = asyncio.Lock()
         self._revoking = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -203,8 +209,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._revoking.set()
         # What is under way is finished and its offset committed, unless the broker is away; then it comes again.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS), self._turn:
-                pass
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._finish()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
@@ -263,28 +269,36 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
     async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         """Partitions go to another instance: first the batch under way is finished, or given up."""
         self._revoking.set()
-        async with self._turn:
-            pass
+        await self._finish()
 
     async def on_partitions_assigned(self, _assigned: Iterable[TopicPartition]) -> None:
         """Goes on, from the committed offsets."""
         self._revoking.clear()
 
+    async def _finish(self) -> None:
+        """Waits until no batch is under way."""
+        for turn in self._turns:
+            async with turn:
+                pass
+
     async def _read(self) -> None:
         while True:
             self._consumer = await _until_up(self._new_member)
-            await self._read_from(self._consumer)
+            self._broken.clear()
+            await asyncio.gather(*(self._read_from(self._consumer, lane) for lane in range(LANES)))
             await self._leave()
 
-    async def _read_from(self, consumer: AIOKafkaConsumer) -> None:
+    async def _read_from(self, consumer: AIOKafkaConsumer, lane: int) -> None:
         """Goes on for ever, or until the client fails again and again: nothing brings it back then."""
         failures = 0
-        while failures < FAILURES:
+        while not self._broken.is_set():
             found: dict[TopicPartition, list[Any]] = {}
             try:
-                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+                # Asked for no partition at all, the client would give those of every lane.
+                mine = [at for at in consumer.assignment() if _lane(at) == lane] or [_NOWHERE]
+                found = await consumer.getmany(*mine, timeout_ms=POLL_MS, max_records=BATCH)
                 if found:
-                    async with self._turn:
+                    async with self._turns[lane]:
                         await self._take(consumer, found)
                 failures = 0
             except Exception as error:  # noqa: BLE001 - a loop that must never end: logged, tried again
@@ -298,7 +312,10 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 for at, records in found.items():  # otherwise the next commit passes over them
                     with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
                         consumer.seek(at, records[0].offset)
-                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+                if failures == FAILURES:
+                    self._broken.set()
+                else:
+                    await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
 
     async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch = [
@@ -413,6 +430,14 @@ async def create_topics(
     finally:
         await admin.close()
     return created
+
+
+_NOWHERE = TopicPartition("", -1)
+
+
+def _lane(at: TopicPartition) -> int:
+    """By pairs of partitions: of two members of a group one may have the even ones."""
+    return int(at.partition // 2 % LANES)
 
 
 def _place(message: Message) -> tuple[str, int]:

@@ -77,7 +77,7 @@ def insert_new_keys(db: sa.Connection, table: sa.Table, keys: Collection[str], *
     # SQLite takes ON CONFLICT after a SELECT only when that has a WHERE.
     rows = each(db, keys).add_columns(*values).where(sa.true())
     statement = dialect_insert(db, table).from_select([key.name, *same], rows).on_conflict_do_nothing()
-    return set(db.scalars(statement.returning(key)))
+    return set(db.scalars(statement.returning(key)).all())
 
 
 def each(db: sa.Connection, texts: Collection[str]) -> sa.Select[tuple[str]]:

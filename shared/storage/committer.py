@@ -1,4 +1,6 @@
-"""The one writer of a service: a thread that runs every change, grouping requests into one commit.
+"""The writer of a process: runs every change, grouping requests into one commit.
+
+One thread on SQLite, two on PostgreSQL, where transactions take turns per key (docs/adr/0024-two-lanes.md).
 
 Requests that arrive together share a transaction and are answered after it commits. There are no
 savepoints: when a group fails it is run again, each request in a transaction of its own, so a command
@@ -95,7 +97,7 @@ class _Call(_Job):
 
 
 class Committer(Generic[W]):
-    """Runs every write of one service.
+    """Runs every write of one process.
 
     `make_work` opens a Work on a connection; `committed` is called, in the thread, after each commit that
     changed something.
@@ -120,10 +122,9 @@ class Committer(Generic[W]):
         self._tasks: deque[_Task] = deque()
         self._calls: deque[_Call] = deque()
         self._keys_in_progress: set[tuple[str, str, str]] = set()
-        self._busy = False
-        self._changed = False
+        self._busy = 0
         self._stopping = False
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     # -- asking, from any event loop ---------------------------------------------------------------
 
@@ -183,18 +184,22 @@ class Committer(Generic[W]):
     # -- life --------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts a thread for each connection that may write at the same time."""
         self._stopping = False
-        self._thread = threading.Thread(target=self._serve, name="committer", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"committer-{number}", daemon=True)
+            for number in range(self._database.writers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Finishes what waits, then ends the thread."""
+        """Finishes what waits, then ends the threads."""
         with self._ready:
             self._stopping = True
-            self._ready.notify()
-        if self._thread:
-            self._thread.join()
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     # -- the thread --------------------------------------------------------------------------------
 
@@ -210,12 +215,11 @@ class Committer(Generic[W]):
     def _serve(self) -> None:
         while True:
             with self._ready:
-                self._busy = False
                 while not (self._urgent or self._tasks or self._calls):
                     if self._stopping:
                         return
                     self._ready.wait()
-                self._busy = True
+                self._busy += 1
                 urgent = self._urgent.popleft() if self._urgent else None
                 calls = [] if urgent else [self._calls.popleft() for _ in range(min(GROUP, len(self._calls)))]
                 task = urgent or (self._tasks.popleft() if self._tasks else None)
@@ -224,9 +228,8 @@ class Committer(Generic[W]):
                 self._run_calls(calls)
             if task:
                 self._run_task(task)
-            if self._changed:
-                self._changed = False
-                self._committed()
+            with self._ready:
+                self._busy -= 1
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:
@@ -254,11 +257,13 @@ class Committer(Generic[W]):
                     work = self._make_work(db)
                     result = do(work)
                     work.flush()
-                    self._changed |= work.writes > 0
+                    changed = work.writes > 0
             except Exception as error:
                 if attempt == TRIES or not (is_transient(error) or is_race(error)):
                     raise
             else:
+                if changed:
+                    self._committed()
                 return result
         raise AssertionError("the last attempt raises")
 

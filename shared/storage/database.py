@@ -17,6 +17,9 @@ WRITES = "writes"
 KEYED = "keyed"
 """Key in `Connection.info`: whether the transaction only has the keys it named, not the whole database."""
 
+WRITERS = 2
+"""Transactions that a process runs side by side on PostgreSQL: one computes while the database works for the other."""
+
 _POSTGRES = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -45,6 +48,8 @@ class Database:
     def __init__(self, url: str, *, readers: int = 8) -> None:
         self.url = sa.make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.writers = 1 if self.is_sqlite else WRITERS
+        """Transactions that may write at the same time in this process."""
         if self.is_sqlite and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         # Parameters may hold ciphertext or names: they never enter an error text or a log.
@@ -57,7 +62,9 @@ class Database:
         else:
             options["connect_args"] = _POSTGRES
             # The driver begins nothing: BEGIN goes with the locks, in one round trip.
-            self._writer = sa.create_engine(self.url, pool_size=2, isolation_level="AUTOCOMMIT", **options)
+            self._writer = sa.create_engine(
+                self.url, pool_size=WRITERS + 1, isolation_level="AUTOCOMMIT", **options
+            )
             self._reader = sa.create_engine(
                 self.url,
                 pool_size=readers,

@@ -1,5 +1,6 @@
 """Column types that keep their meaning on every database."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,8 @@ class Instant(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value.isoformat(timespec="microseconds") if dialect.name == "sqlite" else value
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(ZONE)
+    def result_processor(self, dialect: Dialect, _coltype: object) -> Callable[[Any], datetime | None]:
+        """As `process_result_value` would, in one call: a batch reads thousands."""
+        if dialect.name == "sqlite":
+            return lambda text: None if text is None else datetime.fromisoformat(text).astimezone(ZONE)
+        return lambda value: None if value is None else value.astimezone(ZONE)

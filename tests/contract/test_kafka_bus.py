@@ -127,6 +127,33 @@ class TestKafkaBus(BusSuite):
         asyncio.run(run())
         assert seen.values == [f"a:{number}" for number in range(20)]
 
+    def test_lanes_go_side_by_side(self) -> None:
+        """While a batch is handled, partitions of the other lane are handed over; its own wait behind it."""
+        begun: list[list[str]] = []
+        go_on = asyncio.Event()
+        held, same, other = (
+            next(key for key in map(str, range(1_000)) if partition_of(key) == partition)
+            for partition in (0, 1, 2)
+        )
+
+        async def receive(batch: Sequence[Message]) -> None:
+            begun.append([message.value.decode() for message in batch])
+            if begun[-1] == [f"{held}:1"]:
+                await go_on.wait()
+
+        async def use(bus: Bus) -> None:
+            await bus.publish([note(held, 1)])
+            await until(lambda: len(begun) == 1)
+            await bus.publish([note(held, 2), note(same, 1)])
+            await bus.publish([note(other, 1)])
+            await until(lambda: len(begun) == 2)
+            assert begun[1] == [f"{other}:1"]
+            go_on.set()
+            await until(lambda: sum(map(len, begun)) == 4)
+
+        self.run([Subscription("one", ("registry",), receive)], use)
+        assert sorted(value for batch in begun[2:] for value in batch) == sorted([f"{held}:2", f"{same}:1"])
+
     def test_a_handler_slower_than_the_session_keeps_its_partitions(self) -> None:
         """The client's heartbeats go on beside it, so nobody else gets its messages."""
         slow, other = Recorder(), Recorder()

@@ -15,25 +15,39 @@ from tests.support.probe import PLUMBING, Probe, Put, put_then_refuse, put_value
 
 
 class Held:
-    """Keeps the committer busy until released, so that requests pile up behind it."""
+    """Keeps threads of a committer busy until released, so that requests pile up behind them."""
 
-    def __init__(self) -> None:
-        self.release = threading.Event()
+    def __init__(self, probe: Probe, threads: int) -> None:
+        self._probe = probe
+        self._threads = threads
+        self._all_here = threading.Barrier(threads + 1)
+        self._release = threading.Event()
 
-    def __call__(self, _work: Work) -> None:
-        self.release.wait(10)
+    async def begin(self) -> None:
+        """Returns when each of the threads is held."""
+        run = self._probe.committer.run
+        self._tasks = asyncio.gather(*(run(self._hold, urgent=True, keys=()) for _ in range(self._threads)))
+        await asyncio.to_thread(self._all_here.wait, 10)
+
+    async def end(self) -> None:
+        """Lets them go."""
+        self._release.set()
+        await self._tasks
+
+    def _hold(self, _work: Work) -> None:
+        self._all_here.wait(10)
+        self._release.wait(10)
 
 
 def together(probe: Probe, *calls: Any) -> list[Any]:
     """Sends calls so that they wait at the same time; gives outcomes or exceptions."""
 
     async def run() -> list[Any]:
-        held = Held()
-        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
+        held = Held(probe, probe.database.writers)
+        await held.begin()
         waiting = [asyncio.ensure_future(call) for call in calls]
         await asyncio.sleep(0)
-        held.release.set()
-        await blocker
+        await held.end()
         return await asyncio.gather(*waiting, return_exceptions=True)
 
     return asyncio.run(run())
@@ -155,16 +169,31 @@ def test_urgent_work_goes_before_what_waits(probe: Probe) -> None:
     order: list[str] = []
 
     async def run() -> None:
-        held = Held()
-        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
-        slow = asyncio.ensure_future(probe.committer.run(lambda _: order.append("ordinary")))
-        fast = asyncio.ensure_future(probe.committer.run(lambda _: order.append("urgent"), urgent=True))
+        others, held = Held(probe, probe.database.writers - 1), Held(probe, 1)
+        await others.begin()
+        await held.begin()
+        slow = probe.committer.run(lambda _: order.append("ordinary"), keys=())
+        fast = probe.committer.run(lambda _: order.append("urgent"), urgent=True, keys=())
+        both = asyncio.gather(slow, fast)
         await asyncio.sleep(0)
-        held.release.set()
-        await asyncio.gather(blocker, slow, fast)
+        await held.end()
+        await both
+        await others.end()
 
     asyncio.run(run())
     assert order == ["urgent", "ordinary"]
+
+
+def test_on_postgresql_one_process_runs_transactions_side_by_side(probe: Probe) -> None:
+    """As many as it has threads: while the database works for one, the other one computes."""
+    assert probe.database.writers == (1 if probe.database.is_sqlite else 2)
+
+    async def run() -> None:
+        held = Held(probe, probe.database.writers)
+        await held.begin()
+        await held.end()
+
+    asyncio.run(run())
 
 
 def test_a_database_failure_is_tried_again(probe: Probe) -> None:
@@ -204,8 +233,8 @@ def test_the_key_of_a_caller_who_left_is_free_when_the_request_is_done(probe: Pr
         def ask() -> Any:
             return probe.committer.call(put_values, Put("a", "1"), respond=created, key=key("k"))
 
-        held = Held()
-        blocker = asyncio.ensure_future(probe.committer.run(held, urgent=True))
+        held = Held(probe, probe.database.writers)
+        await held.begin()
         first = asyncio.create_task(ask())
         await asyncio.sleep(0)
         first.cancel()
@@ -213,9 +242,9 @@ def test_the_key_of_a_caller_who_left_is_free_when_the_request_is_done(probe: Pr
             await first
         with pytest.raises(Problem, match="in progress"):
             await ask()
-        held.release.set()
-        await blocker
-        await probe.committer.run(lambda work: None)  # behind the group
+        await held.end()
+        await asyncio.to_thread(probe.committer.stop)  # it finishes the group first
+        probe.committer.start()
         answer: Answer = await ask()
         return answer
 
