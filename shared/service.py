@@ -91,12 +91,14 @@ class Duty:
     `next_due(db, now)` is the business instant of the earliest thing to do, at or before `now` when
     something is due or in flight, None when nothing is scheduled. It also answers `GET /demo/quiet`.
     `exclusive`: a step is more than one transaction, so only one process at a time may be at it.
+    `at_stop` does what can't be left to the next start, while the database is still there; it bounds its own time.
     """
 
     name: str
     step: Callable[[], Awaitable[bool]]
     next_due: Callable[[sa.Connection, datetime], datetime | None]
     exclusive: bool = False
+    at_stop: Callable[[], Awaitable[None]] | None = None
 
 
 class Core(Generic[W]):
@@ -254,7 +256,7 @@ class Service(Generic[W]):
             await self.bus.start()
         self._loops.append(asyncio.create_task(self._repeat("relay", self._relay.step)))
         for duty in self.duties:
-            self._loops.append(asyncio.create_task(self._repeat(duty.name, partial(self._when_due, duty))))
+            self._loops.append(asyncio.create_task(self._attend(duty)))
         self._loops.append(asyncio.create_task(self._repeat("audit", self._seal, every=SEAL_SECONDS)))
         self._loops.append(
             asyncio.create_task(self._repeat("partitions", self._add_partitions, every=PARTITION_SECONDS))
@@ -366,6 +368,13 @@ class Service(Generic[W]):
         now = self.core.clock.now()
         _measure_plumbing(db, self.core.plumbing, now, reading)
         self._measure(db, now, reading)
+
+    async def _attend(self, duty: Duty) -> None:
+        try:
+            await self._repeat(duty.name, partial(self._when_due, duty))
+        finally:
+            if duty.at_stop is not None:
+                await duty.at_stop()
 
     async def _when_due(self, duty: Duty) -> bool:
         # One event wakes all loops: those that ask at the same moment share one look at the database.

@@ -51,6 +51,10 @@ SLICE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 60.0
 RECORD_AGAIN_S: Final = (0.05, 0.2, 1.0, 2.0, 4.0)
 """Waits before outcomes are recorded again: the database of a restarted server is back by then, most often."""
+UNDER_WAY_S: Final = 5.0
+"""A stop waits so long for what is under way: a submission takes less, and leaves time to record it."""
+LAST_TRY_S: Final = 2.0
+"""Then a stop tries so long to record what is owed: there is time for it also after requests that hung."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,8 +80,8 @@ class Delivery:
     """The duties of sending. One portion runs at a time; no transaction is open while the network is used.
 
     `channels` has SMS at least. `latest_s`: a submission begins within so many seconds (monotonic) of the
-    beginning of its last look. Outcomes that the database does not take are owed, and recorded before anything
-    else is done; they are lost only with the process.
+    beginning of its last look. Outcomes that the database does not take are owed; this process records them before
+    it delivers anything else, whoever delivers meanwhile. They are lost only with the process.
     """
 
     def __init__(
@@ -101,6 +105,8 @@ class Delivery:
         self._failures = 0
         self._resume_at = -math.inf
         self._stopping = False
+        self._alone = asyncio.Lock()
+        """Held by whoever delivers or pays."""
         self._owed: list[tuple[Outgoing, Submission]] = []
         self._looks = core.metrics.counter(
             "last_looks_asked_total",
@@ -122,16 +128,19 @@ class Delivery:
     @property
     def duties(self) -> tuple[Duty, ...]:
         """What time asks of notify."""
-        return Duty("deliver", self.deliver, self.next_delivery, exclusive=True), Duty(
-            "settle", self.settle, self.next_expiry
+        return (
+            Duty("deliver", self.deliver, self.next_delivery, exclusive=True, at_stop=self.finish),
+            # Not exclusive: nobody else knows what this process owes, so it must not wait for the lease.
+            Duty("pay", self.pay, self.next_payment),
+            Duty("settle", self.settle, self.next_expiry),
         )
 
     # -- when ----------------------------------------------------------------------------------------
 
     def next_delivery(self, db: sa.Connection, now: datetime) -> datetime | None:
-        """When a hand-over is next to be tried; now while one is in flight, or an outcome is owed."""
+        """When a hand-over is next to be tried; now while one is in flight."""
         store = Store(db, self._tools.rules)
-        if self._owed or store.open_attempts():
+        if store.open_attempts():
             return now
         due = store.first_due()
         if due is None:
@@ -144,6 +153,10 @@ class Delivery:
             at = _tomorrow(at)
         return next_opening(at, store.calendar(), self._tools.rules.hours)
 
+    def next_payment(self, db: sa.Connection, now: datetime) -> datetime | None:
+        """Now while an outcome is owed."""
+        return now if self._owed else None
+
     def next_expiry(self, db: sa.Connection, now: datetime) -> datetime | None:
         """When the next wait for a receipt or an outcome is over."""
         return Store(db, self._tools.rules).first_expiry()
@@ -155,41 +168,60 @@ class Delivery:
         return await self._core.run(expire)
 
     async def deliver(self) -> bool:
-        """Delivers one portion. When the service stops, what is under way is finished and recorded first."""
+        """Delivers one portion, but nothing while something is owed.
+
+        When the service stops, what is under way is finished and recorded first.
+        """
+        # Not waited for: by the time it is paid another process may deliver, and what is open be under way there.
+        if self._owed:
+            return False
         portion = asyncio.ensure_future(self._portion())
         try:
             return await asyncio.shield(portion)
         except asyncio.CancelledError:
             self._stopping = True
-            await asyncio.wait({portion})
+            await asyncio.wait({portion}, timeout=UNDER_WAY_S)
             raise
 
-    async def _portion(self) -> bool:
-        core = self._core
-        if self._owed:
+    async def pay(self) -> bool:
+        """Records what is owed; what is under way is finished first, and may have recorded it."""
+        async with self._alone:
+            if not self._owed:
+                return False
             await self._pay()
-            # It may have taken so long that another process delivers by now: what is open may be under way there.
             return True
-        due = await core.read(self._due)
-        # Nothing is owed: an attempt that is open now belonged to a process, or a step, that died.
-        if due.abandoned:
-            await core.run(give_up_open, urgent=True)
-            return True
-        if core.clock.monotonic() < self._resume_at:
-            return False
-        if due.waiting:
-            await core.run(partial(put_aside, waiting=due.waiting))
-        if not due.ready:
-            return bool(due.waiting)
-        began, looked_at, looked_wall = core.clock.monotonic(), core.clock.now(), core.clock.wall()
+
+    async def finish(self) -> None:
+        """Tries once more to record what is owed, when the service stops; then gives it up."""
         try:
-            looked = await self._looked(due.ready)
-        except NoAnswerError as error:
-            self._looks.labels("none").inc(len(due.ready))
-            self._pause("last_look_failed", str(error))
-            return False
-        begin = partial(begin_attempts, looked_at=looked_at, looked_wall=looked_wall)
-        return await self._hand_over_all(looked, begin, began)
+            async with asyncio.timeout(LAST_TRY_S):
+                await self.pay()
+        except Exception as error:  # noqa: BLE001 - whatever happened, the process ends now
+            self._give_up(len(self._owed), error)
+
+    async def _portion(self) -> bool:
+        async with self._alone:
+            core = self._core
+            due = await core.read(self._due)
+            # Nothing is owed: an attempt that is open now belonged to a process, or a step, that died.
+            if due.abandoned:
+                await core.run(give_up_open, urgent=True)
+                return True
+            if core.clock.monotonic() < self._resume_at:
+                return False
+            if due.waiting:
+                await core.run(partial(put_aside, waiting=due.waiting))
+            if not due.ready:
+                return bool(due.waiting)
+            began, looked_at, looked_wall = core.clock.monotonic(), core.clock.now(), core.clock.wall()
+            try:
+                looked = await self._looked(due.ready)
+            except NoAnswerError as error:
+                self._looks.labels("none").inc(len(due.ready))
+                self._pause("last_look_failed", str(error))
+                return False
+            begin = partial(begin_attempts, looked_at=looked_at, looked_wall=looked_wall)
+            return await self._hand_over_all(looked, begin, began)
 
     async def _hand_over_all(
         self, looked: Sequence[Looked], begin: Callable[..., Begun], began: float
@@ -353,30 +385,47 @@ class Delivery:
 
         What can't be recorded for another reason ends unknown, and nobody sends it again.
         """
-        owed, self._owed = self._owed, []
         try:
-            await self._record([(message.attempt.reference, outcome) for message, outcome in owed])
+            await self._record(len(self._owed))
         except Exception as error:
-            # Owed still, what can never be recorded would stop all sending.
             if is_transient(error):
-                self._owed = owed + self._owed
+                raise
+            # Owed still, what can never be recorded would stop all sending; and it must not take the others with it.
+            while self._owed:
+                try:
+                    await self._record(1)
+                except Exception as its_own:
+                    if is_transient(its_own):
+                        raise
+                    self._give_up(1, its_own)
             raise
-        for message, outcome in owed:
-            self._count(message.attempt.channel, outcome)
 
-    async def _record(self, outcomes: Sequence[tuple[str, Submission]]) -> None:
-        """Insists for a while."""
+    async def _record(self, number: int) -> None:
+        """Insists for a while on the first outcomes that are owed."""
+        first = self._owed[:number]
+        outcomes = [(message.attempt.reference, outcome) for message, outcome in first]
         waits = iter(RECORD_AGAIN_S)
         while True:
             try:
                 await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
             except Exception as error:
                 wait = next(waits, None)
-                if wait is None or self._stopping or not is_transient(error):
+                if wait is None or not is_transient(error):
                     raise
                 await asyncio.sleep(wait)
             else:
-                return
+                break
+        del self._owed[:number]
+        for message, outcome in first:
+            self._count(message.attempt.channel, outcome)
+
+    def _give_up(self, number: int, error: Exception) -> None:
+        """Forgets the first outcomes that are owed: their attempts end unknown."""
+        if number:
+            del self._owed[:number]
+            log.error(
+                "outcomes_unknown", service=self._core.name, outcomes=number, error=type(error).__name__
+            )
 
     def _count(self, channel: Channel, outcome: Submission) -> None:
         self._submissions.labels(channel, type(outcome).__name__.lower()).inc()

@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 from collections import Counter
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -13,16 +14,22 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
+from services import cli
 from services.notify import delivery
 from services.notify.carriers import Accepted, ErrorClass, NotSent, Refused, Submission, Unknown
 from services.notify.commands import ChangeSending, change_sending, try_texts_again
 from services.notify.domain import Channel, SendingState
+from services.notify.pages import pages
 from services.notify.tables import PLUMBING, attempt, notice, unit_contact
 from shared.calendar import Year, load_calendar
 from shared.clock import FrozenClock, SystemClock
 from shared.documents import pack
 from shared.events.registry import ReferenceChanged
+from shared.messaging.in_process import InProcessBus
+from shared.service import assemble
+from shared.storage.lease import Lease
 from shared.storage.work import Cause
 from tests.support.notify import (
     MOBILE,
@@ -1031,6 +1038,7 @@ async def one_owed(desk: Desk) -> _Cut:
     await due(desk)
     with pytest.raises(ConnectionError):
         await desk.delivery.deliver()
+    assert cut.failed == 1 + len(delivery.RECORD_AGAIN_S)
     return cut
 
 
@@ -1051,7 +1059,8 @@ def test_a_database_that_is_away_for_long_leaves_nothing_unknown(tmp_path: Path)
             await two_slices(desk, cut, ConnectionError("gone"))
             assert await desk.next_due() == NOW
             with pytest.raises(ConnectionError):
-                await desk.delivery.deliver()
+                await desk.delivery.pay()
+            assert not await desk.delivery.deliver()
             assert len(desk.carrier.messages) == 5
             cut.error = None
             await desk.deliver()
@@ -1104,57 +1113,249 @@ def test_what_can_not_be_recorded_stops_nothing_else(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("goes_away", [False, True], ids=["in reach", "away again"])
 @pytest.mark.usefixtures("no_waits")
-def test_what_is_owed_is_recorded_though_another_process_went_on(tmp_path: Path) -> None:
-    """It gave up what the first one owes, and is left alone with what it has begun itself meanwhile."""
+def test_what_can_not_be_recorded_takes_nothing_else_with_it(tmp_path: Path, goes_away: bool) -> None:
+    """Three are answered at once, one of them meets a defect: each is recorded on its own, when that is possible."""
+
+    async def story(desk: Desk) -> None:
+        cut, all_there = _Cut(desk), asyncio.Event()
+
+        async def meets_a_defect(do: Any, **how: Any) -> Any:
+            if cut.error is None and BUSY in [outcome for _, outcome in do.keywords.get("outcomes", ())]:
+                cut.error = next(errors, None)
+                raise ValueError("a defect")
+            return await cut.run(do, **how)
+
+        async def together() -> None:
+            if len(desk.carrier.messages) == 3:
+                all_there.set()
+            await all_there.wait()
+
+        for n in range(3):
+            await due(desk, f"91371082MA3XTE000{n}", mobile=f"1380013800{n}")
+        errors = iter([ConnectionError("gone")] if goes_away else [])
+        desk.core.run, desk.carrier.meanwhile = meets_a_defect, together
+        desk.carrier.outcomes = [BUSY, Accepted("g"), Accepted("g")]
+        with capture_logs() as logged:
+            if goes_away:
+                with pytest.raises(ConnectionError):
+                    await desk.delivery.deliver()
+                assert await desk.attempts() == ["open"] * 3
+                cut.error = None
+            with pytest.raises(ValueError, match="a defect"):
+                await (desk.delivery.pay() if goes_away else desk.delivery.deliver())
+        assert unknown_in(logged) == [1]
+        desk.core.run = cut.run
+        await desk.deliver()
+        assert Counter(await desk.attempts()) == {"unknown": 1, "accepted": 2}
+
+    play(tmp_path, story)
+
+
+def unknown_in(logged: list[Any]) -> list[int]:
+    """How many outcomes were said to be unknown, each time that it was said."""
+    return [line["outcomes"] for line in logged if line["event"] == "outcomes_unknown"]
+
+
+@asynccontextmanager
+async def one_given_up(folder: Path) -> AsyncGenerator[tuple[Desk, Desk]]:
+    """A process that owes an outcome and could record it now; and another one, which gave up that attempt."""
+    clock, gear = FrozenClock(NOW), tools()
+    async with (
+        Desk.at_work(folder, clock, gear=gear) as owing,
+        Desk.at_work(folder, clock, gear=gear) as other,
+    ):
+        cut = await one_owed(owing)
+        await other.deliver()
+        assert await other.attempts() == ["unknown"]
+        cut.error = None
+        yield owing, other
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_what_is_owed_is_recorded_while_another_process_delivers(tmp_path: Path) -> None:
+    """It has the leases, and is left alone with what it has begun."""
 
     async def run() -> None:
-        clock, gear = FrozenClock(NOW), tools()
-        async with (
-            Desk.at_work(tmp_path, clock, gear=gear) as owing,
-            Desk.at_work(tmp_path, clock, gear=gear) as desk,
-        ):
-            cut = await one_owed(owing)
-            await desk.deliver()
-            assert await desk.attempts() == ["unknown"]
+        async with one_given_up(tmp_path) as (owing, other):
             reached, go_on = asyncio.Event(), asyncio.Event()
 
             async def hang() -> None:
                 reached.set()
                 await go_on.wait()
 
-            desk.carrier.meanwhile = hang
-            await due(desk, OTHER, mobile="13800138001")
-            portion = asyncio.ensure_future(desk.delivery.deliver())
+            other.carrier.meanwhile = hang
+            await due(other, OTHER, mobile="13800138001")
+            portion = asyncio.ensure_future(other.delivery.deliver())
             await reached.wait()
-            cut.error = None
-            assert await owing.delivery.deliver()
-            assert sorted(await desk.attempts()) == ["accepted", "open"]
+            service = assemble(
+                owing.core,
+                InProcessBus(),
+                card="",
+                routers=[],
+                pages=pages(owing.tools),
+                migrations=tmp_path,
+                duties=owing.delivery.duties,
+            )
+            for duty in service.duties:
+                assert await other.core.run(Lease(PLUMBING, duty.name, "other").take)
+                await service._when_due(duty)
+            assert sorted(await other.attempts()) == ["accepted", "open"]
             go_on.set()
             await portion
-            assert await desk.attempts() == ["accepted", "accepted"]
+            assert await other.attempts() == ["accepted", "accepted"]
 
     asyncio.run(run())
 
 
 @pytest.mark.usefixtures("no_waits")
-def test_while_an_outcome_is_owed_delivery_is_due(tmp_path: Path) -> None:
+def test_while_an_outcome_is_owed_paying_is_due(tmp_path: Path) -> None:
     """Also when another process has given it up, and nothing else is."""
 
+    async def due_now(desk: Desk) -> list[str]:
+        def ask(db: sa.Connection) -> list[str]:
+            return [duty.name for duty in desk.delivery.duties if duty.next_due(db, NOW) == NOW]
+
+        return await desk.core.read(ask)
+
     async def run() -> None:
-        clock, gear = FrozenClock(NOW), tools()
-        async with (
-            Desk.at_work(tmp_path, clock, gear=gear) as owing,
-            Desk.at_work(tmp_path, clock, gear=gear) as desk,
-        ):
-            cut = await one_owed(owing)
-            await desk.deliver()
-            assert (await desk.next_due(), await owing.next_due()) == (None, NOW)
-            cut.error = None
-            await owing.deliver()
-            assert await owing.next_due() is None
+        async with one_given_up(tmp_path) as (owing, other):
+            assert (await due_now(other), await due_now(owing)) == ([], ["pay"])
+            assert await owing.delivery.pay()
+            assert await due_now(owing) == []
 
     asyncio.run(run())
+
+
+class _Slow:
+    """Keeps what records outcomes waiting until it may go on."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.recording = 0
+        self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+        self._run, desk.core.run = desk.core.run, self.run
+
+    async def run(self, do: Any, **how: Any) -> Any:
+        if "outcomes" in getattr(do, "keywords", ()):
+            self.recording += 1
+            self.reached.set()
+            await self.go_on.wait()
+        return await self._run(do, **how)
+
+
+def test_paying_waits_for_what_is_under_way(tmp_path: Path) -> None:
+    """Which has recorded it by then."""
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        slow = _Slow(desk)
+        portion = asyncio.ensure_future(desk.delivery.deliver())
+        await slow.reached.wait()
+        paying = asyncio.ensure_future(desk.delivery.pay())
+        await desk.attempts()  # time enough to begin
+        slow.go_on.set()
+        assert (await portion, await paying) == (True, False)
+        assert slow.recording == 1
+
+    play(tmp_path, story)
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_nothing_is_delivered_while_paying(tmp_path: Path) -> None:
+    """Nor waited for, or the lease could be another one's by then."""
+
+    async def story(desk: Desk) -> None:
+        cut = await one_owed(desk)
+        cut.error = None
+        slow = _Slow(desk)
+        paying = asyncio.ensure_future(desk.delivery.pay())
+        await slow.reached.wait()
+        async with asyncio.timeout(10):
+            assert not await desk.delivery.deliver()
+        assert await desk.attempts() == ["open"]
+        slow.go_on.set()
+        await paying
+        assert await desk.attempts() == ["accepted"]
+
+    play(tmp_path, story)
+
+
+# -- a stop --------------------------------------------------------------------------------------------
+
+
+async def stop(desk: Desk) -> list[int]:
+    """What the service asks of the duties when it stops; returns what its log says of unknown outcomes."""
+    with capture_logs() as logged:
+        async with asyncio.timeout(10):
+            for duty in desk.delivery.duties:
+                if duty.at_stop is not None:
+                    await duty.at_stop()
+    return unknown_in(logged)
+
+
+@pytest.fixture
+def short_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop waits hardly at all."""
+    monkeypatch.setattr(delivery, "UNDER_WAY_S", 0.05)
+    monkeypatch.setattr(delivery, "LAST_TRY_S", 0.05)
+
+
+@pytest.mark.usefixtures("no_waits")
+def test_a_stop_records_what_is_owed(tmp_path: Path) -> None:
+    """The database came back between two tries."""
+
+    async def story(desk: Desk) -> None:
+        cut = await one_owed(desk)
+        cut.error = None
+        assert await stop(desk) == []
+        assert await desk.attempts() == ["accepted"]
+
+    play(tmp_path, story)
+
+
+async def away(desk: Desk) -> None:
+    """The database is still away."""
+    await one_owed(desk)
+
+
+async def hangs(desk: Desk) -> None:
+    """It answers no more."""
+    cut = await one_owed(desk)
+    cut.error = None
+    _Slow(desk)
+
+
+async def hangs_with_a_portion(desk: Desk) -> None:
+    """It answers no more while a portion is under way; the stop does not wait for that for ever."""
+    await due(desk)
+    slow = _Slow(desk)
+    portion = asyncio.ensure_future(desk.delivery.deliver())
+    await slow.reached.wait()
+    portion.cancel()
+    done, _ = await asyncio.wait({portion}, timeout=10)
+    assert done
+
+
+@pytest.mark.parametrize("harm", [away, hangs, hangs_with_a_portion])
+@pytest.mark.usefixtures("no_waits", "short_stop")
+def test_a_stop_says_what_it_could_not_record(
+    tmp_path: Path, harm: Callable[[Desk], Awaitable[None]]
+) -> None:
+    """It tries, but not for ever."""
+
+    async def story(desk: Desk) -> None:
+        await harm(desk)
+        assert await stop(desk) == [1]
+        assert await desk.attempts() == ["open"]
+
+    play(tmp_path, story)
+
+
+def test_a_stop_has_the_time_that_delivery_takes_of_it() -> None:
+    """Requests that hang leave enough for a last try; and a process that takes too long could not say what it owes."""
+    assert delivery.UNDER_WAY_S + delivery.LAST_TRY_S < cli.STOP_SECONDS
+    assert cli.GRACE_SECONDS + delivery.LAST_TRY_S < cli.STOP_SECONDS
 
 
 # -- crashes -------------------------------------------------------------------------------------------

@@ -292,9 +292,9 @@ class Desk:
             )
 
     async def deliver(self) -> int:
-        """Steps delivery until it has nothing to do; gives the number of steps that did something."""
+        """Steps what hands over and records until it has nothing to do; gives the number of steps that did something."""
         steps = 0
-        while await self.delivery.deliver():
+        while await self.delivery.pay() or await self.delivery.deliver():
             steps += 1
             assert steps < 100, "delivery never comes to rest"
         return steps
