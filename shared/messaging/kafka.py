@@ -25,9 +25,9 @@ unless it is told otherwise."""
 BATCH_BYTES = 256 * 1024
 """About as much as one request carries to a partition; a message larger than that goes alone."""
 
-LANES = 2
+LANES = 3
 """Batches that a reader hands over side by side, each of partitions of its own: while the database works for one,
-the other one is computed."""
+another is computed, and the offsets of a third are committed."""
 
 POLL_MS = 200
 BACKOFF_MS = 500

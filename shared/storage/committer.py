@@ -123,6 +123,7 @@ class Committer(Generic[W]):
         self._calls: deque[_Call] = deque()
         self._keys_in_progress: set[tuple[str, str, str]] = set()
         self._busy = 0
+        self._grouping = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
@@ -215,21 +216,34 @@ class Committer(Generic[W]):
     def _serve(self) -> None:
         while True:
             with self._ready:
-                while not (self._urgent or self._tasks or self._calls):
+                while not any(turn := self._next()):
                     if self._stopping:
                         return
                     self._ready.wait()
                 self._busy += 1
-                urgent = self._urgent.popleft() if self._urgent else None
-                calls = [] if urgent else [self._calls.popleft() for _ in range(min(GROUP, len(self._calls)))]
-                task = urgent or (self._tasks.popleft() if self._tasks else None)
+            calls, task = turn
             # One group of requests and one task take turns, so that neither starves the other.
             if calls:
                 self._run_calls(calls)
+                with self._ready:
+                    self._grouping = False
+                    self._ready.notify()
             if task:
                 self._run_task(task)
             with self._ready:
                 self._busy -= 1
+
+    def _next(self) -> tuple[list[_Call], _Task | None]:
+        """A group of requests and a task, or one of them, or neither.
+
+        One thread at a time has requests: meanwhile others wait together, and share the next commit.
+        """
+        if self._urgent:
+            return [], self._urgent.popleft()
+        number = 0 if self._grouping else min(GROUP, len(self._calls))
+        self._grouping |= number > 0
+        task = self._tasks.popleft() if self._tasks else None
+        return [self._calls.popleft() for _ in range(number)], task
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from shared.errors import Problem
+from shared.storage.committer import touches
 from shared.storage.idempotency import Answer, IdempotencyKey
 from shared.storage.work import Work
 from tests.support.probe import PLUMBING, Probe, Put, put_then_refuse, put_values, value
@@ -194,6 +195,32 @@ def test_on_postgresql_one_process_runs_transactions_side_by_side(probe: Probe) 
         await held.end()
 
     asyncio.run(run())
+
+
+def test_requests_share_the_next_commit_though_a_thread_is_free(probe: Probe) -> None:
+    """While a group runs, those that come wait together: many small commits would cost more than they bring."""
+    begun, release = threading.Event(), threading.Event()
+
+    @touches(lambda _item: ())
+    def hold(_work: Work, _item: object) -> None:
+        begun.set()
+        assert release.wait(10)
+
+    async def run() -> None:
+        first = asyncio.ensure_future(probe.committer.call(hold, None))
+        await asyncio.to_thread(begun.wait, 10)
+        others = []
+        for n in range(9):
+            others.append(asyncio.ensure_future(probe.committer.call(put_values, Put(f"k{n}", "v"))))
+            await asyncio.sleep(0)
+            if probe.database.writers > 1:  # a thread is free, and has looked
+                await probe.committer.run(lambda work: None, keys=())
+        release.set()
+        await asyncio.gather(first, *others)
+
+    asyncio.run(run())
+    probe.committer.stop()
+    assert probe.commits == 1
 
 
 def test_a_database_failure_is_tried_again(probe: Probe) -> None:
