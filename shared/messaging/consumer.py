@@ -159,15 +159,15 @@ class Consumer:
     # -- inside a transaction ----------------------------------------------------------------------
 
     def _apply(self, work: Work, batch: Sequence[Message]) -> Counter[str]:
-        wanted = [
-            (message, envelope)
-            for message in batch
-            if (envelope := Envelope.model_validate_json(message.value)).type in self._handlers
-        ]
-        first = {envelope.id: (message, envelope) for message, envelope in reversed(wanted)}
-        ids = list(dict.fromkeys(envelope.id for _, envelope in wanted))
-        claimed = self._claim(work, ids)
-        new = [first[id_] for id_ in ids if id_ in claimed]
+        wanted = 0
+        first: dict[str, tuple[Message, Envelope]] = {}
+        for message in batch:
+            envelope = Envelope.model_validate_json(message.value)
+            if envelope.type in self._handlers:
+                wanted += 1
+                first.setdefault(envelope.id, (message, envelope))
+        claimed = self._claim(work, first)
+        new = [pair for id_, pair in first.items() if id_ in claimed]
         parked = self._parked_keys(work, new)
         diverted, going = [], new
         if parked:
@@ -175,7 +175,7 @@ class Consumer:
             going = [pair for pair in new if (pair[0].topic, lane(pair[0])) not in parked]
         self._insert_parked(work, [(message, envelope.id, None) for message, envelope in diverted])
         self._handle(work, going)
-        return Counter(handled=len(going), duplicate=len(wanted) - len(new), diverted=len(diverted))
+        return Counter(handled=len(going), duplicate=wanted - len(new), diverted=len(diverted))
 
     def _claim(self, work: Work, ids: Collection[str]) -> set[str]:
         """Writes ids into the inbox; those that were not there yet are this work's to handle."""

@@ -62,7 +62,7 @@ class Relay:
 
     def _unpublished(self, db: sa.Connection) -> list[Any]:
         outbox = self._plumbing.outbox
-        return list(db.execute(sa.select(*fact_columns(outbox)).order_by(outbox.c.seq).limit(BATCH)))
+        return list(db.execute(sa.select(*fact_columns(outbox)).order_by(outbox.c.seq).limit(BATCH)).all())
 
     def _move(self, rows: list[Any], work: Work) -> None:
         outbox = self._plumbing.outbox

@@ -30,6 +30,12 @@ class Colour(StrEnum):
     BLUE = "blue"
 
 
+secret = sa.Table(
+    "secret",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("sealed", sa.LargeBinary),
+)
 record = sa.Table(
     "record",
     metadata,
@@ -42,6 +48,7 @@ record = sa.Table(
     sa.Column("colour", sa.Enum(Colour, native_enum=False, values_callable=list)),
     sa.Column("word", sa.String(8)),
     sa.Column("note", sa.JSON),
+    sa.Column("line", sa.Text),
     sa.Column("default", sa.Integer, server_default="7"),
 )
 """One column of every kind that services have, one with a name that SQL reserves."""
@@ -55,6 +62,7 @@ FULL = {
     "number": 1 << 62,
     "colour": Colour.BLUE,
     "word": Colour.RED,
+    "line": "tab\t line\n return\r back\\slash \\N \\. ,\"'",
     "note": {"text": 'tab\t line\n back\\slash \\N 荣成 "quoted"', "list": [1, None]},
 }
 EMPTY = {**dict.fromkeys(FULL), "key": "b", "note": []}
@@ -170,6 +178,14 @@ class StorageSuite:
             insert_rows(db, record, [FULL, EMPTY])
             insert_rows(db, record, [])
         assert self.records(database) == [{**FULL, "default": 7}, {**EMPTY, "default": 7}]
+
+    def test_bulk_bytes_come_back_as_they_were(self, database: Database) -> None:
+        """Every byte, none and nothing."""
+        sealed = {"all": bytes(range(256)), "none": b"", "nothing": None}
+        with database.write() as db:
+            insert_rows(db, secret, [{"name": name, "sealed": value} for name, value in sealed.items()])
+        with database.read() as db:
+            assert {row.name: row.sealed for row in db.execute(sa.select(secret))} == sealed
 
     def test_bulk_rows_equal_those_bound_one_by_one(self, database: Database) -> None:
         """The stored bytes of instants, days, words and choices are those that other statements compare with."""
