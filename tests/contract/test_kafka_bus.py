@@ -17,7 +17,7 @@ from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS, TOPICS
 from shared.messaging.bus import Bus, Message, Subscription, partition_of
 from shared.messaging.consumer import Consumer, Received, on
-from shared.messaging.kafka import SESSION_MS, STOP_SECONDS, KafkaBus, create_topics
+from shared.messaging.kafka import ANSWER_SECONDS, SESSION_MS, STOP_SECONDS, KafkaBus, create_topics
 from shared.storage.work import Work
 from tests.contract.bus_suite import BusSuite, Recorder, note
 from tests.support.native import Kafka, free_port
@@ -317,6 +317,21 @@ class TestKafkaBus(BusSuite):
 
         self.run([Subscription("one", ("registry",), Recorder().receive)], use)
         gc.collect()  # what was left open warns when it is collected, and a warning fails the test
+
+    def test_who_asks_for_the_lag_does_not_wait_for_a_broker_that_hangs(self) -> None:
+        """It is as good as away."""
+
+        async def use(bus: Bus) -> None:
+            assert await bus.lag("one") == {"registry": 0}
+            self.kafka.signal(signal.SIGSTOP)
+            try:
+                with pytest.raises(ConnectionError):
+                    async with asyncio.timeout(1.6 * ANSWER_SECONDS):
+                        await bus.lag("one")
+            finally:
+                self.kafka.signal(signal.SIGCONT)
+
+        self.run([Subscription("one", ("registry",), Recorder().receive)], use)
 
     def test_a_stop_does_not_wait_for_a_broker_that_hangs(self) -> None:
         """What was handled and not committed comes again."""
