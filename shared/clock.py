@@ -91,15 +91,16 @@ class SimulatedClock:
 
     def __init__(self, file: Path, *, start: datetime) -> None:
         self._file = file
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._seen: tuple[int, int] | None = None
         self._offset = timedelta(0)
         if not file.exists():
             self._write(start - datetime.now(UTC), first=True)
 
     def now(self) -> datetime:
-        self._refresh()
-        return (datetime.now(UTC) + self._offset).astimezone(ZONE)
+        with self._lock:  # or a thread that read the file before a jump could write the old offset back
+            self._refresh()
+            return (datetime.now(UTC) + self._offset).astimezone(ZONE)
 
     def wall(self) -> datetime:
         return datetime.now(UTC)

@@ -62,8 +62,8 @@ POLL_SECONDS = 0.25
 REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 0.5
 LOOK_SHARE = 0.05
-"""How a loop rests between two looks, so that looking takes no more than this share of its time: under load a look
-for each commit would cost as much as the commits, and takes longest when time is short."""
+"""How loops rest: a look at what is due takes no more than this share of the time. Under load a look for each commit
+would cost as much as the commits, and it takes longest when time is short."""
 
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""
@@ -232,7 +232,9 @@ class Service(Generic[W]):
         self._reading: Reading | None = None
         self._measure_again_at = 0.0
         self._loops: list[asyncio.Task[None]] = []
-        self._looking: asyncio.Future[set[str]] | None = None
+        self._looking: asyncio.Future[dict[str, bool | Exception]] | None = None
+        self.rest_s = REST_SECONDS
+        """How long a loop rests that has nothing to do."""
         self.failing: set[str] = set()
         """Names of the loops whose last step failed."""
         self._leases = {
@@ -316,7 +318,8 @@ class Service(Generic[W]):
         def ask(db: sa.Connection) -> tuple[bool, datetime | None]:
             if db.scalar(sa.select(sa.exists(sa.select(self.core.plumbing.outbox.c.seq)))):
                 return False, None
-            earliest = min(self._dues(db, now).values(), default=None)
+            dues = [due for duty in self.duties if (due := duty.next_due(db, now)) is not None]
+            earliest = min(dues, default=None)
             return earliest is None or earliest > now, earliest
 
         return await self.core.read(ask)
@@ -380,7 +383,10 @@ class Service(Generic[W]):
         # One event wakes all loops: those that ask at the same moment share one look at the database.
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._look())
-        if duty.name not in await asyncio.shield(self._looking):
+        due = (await asyncio.shield(self._looking))[duty.name]
+        if isinstance(due, Exception):
+            raise due
+        if not due:
             return False
         lease = self._leases.get(duty.name)
         if lease is None or lease.is_fresh(self.core.clock.wall()):
@@ -388,18 +394,25 @@ class Service(Generic[W]):
         mine = await self.core.run(lease.take, urgent=True, keys=[lease.key])
         return mine and await duty.step()  # else another process is at it
 
-    async def _look(self) -> set[str]:
-        """Names of the duties that are due."""
+    async def _look(self) -> dict[str, bool | Exception]:
+        """Which duties are due; where one can't say, why: it is no reason for the others to stand still."""
         await asyncio.sleep(0)  # the others that were woken join
         self._looking = None  # whoever asks from now on may know of a later commit
-        now = self.core.clock.now()
-        dues = await self.core.read(lambda db: self._dues(db, now))
-        return {name for name, due in dues.items() if due <= now}
+        clock = self.core.clock
+        now, began = clock.now(), clock.monotonic()
 
-    def _dues(self, db: sa.Connection, now: datetime) -> dict[str, datetime]:
-        """When each duty is next due, where anything is scheduled."""
-        dues = {duty.name: duty.next_due(db, now) for duty in self.duties}
-        return {name: due for name, due in dues.items() if due is not None}
+        def ask(db: sa.Connection, duty: Duty) -> bool | Exception:
+            try:
+                due = duty.next_due(db, now)
+            except DBAPIError:
+                raise  # nobody gets an answer any more
+            except Exception as error:  # noqa: BLE001 - its own loop raises it
+                return error
+            return due is not None and due <= now
+
+        found = await self.core.read(lambda db: {duty.name: ask(db, duty) for duty in self.duties})
+        self.rest_s = min(max(REST_SECONDS, (clock.monotonic() - began) / LOOK_SHARE), LONGEST_REST_SECONDS)
+        return found
 
     async def _seal(self) -> bool:
         """Seals the audit rows of the last moments. File and log show later whether a tail was cut."""
@@ -450,13 +463,11 @@ class Service(Generic[W]):
             failures = 0
             self.failing.discard(name)
             if not progressed:
-                took = self.core.clock.monotonic() - looked
-                rest = min(max(REST_SECONDS, took / LOOK_SHARE), LONGEST_REST_SECONDS)
                 # Not wait_for: on Python 3.11 it can swallow a cancellation that comes with the alarm.
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
-                await asyncio.sleep(rest - (self.core.clock.monotonic() - looked))
+                await asyncio.sleep(self.rest_s - (self.core.clock.monotonic() - looked))
 
 
 class Measure(Protocol):

@@ -189,6 +189,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._bootstrap = bootstrap
         self._turns = [asyncio.Lock() for _ in range(LANES)]
         self._broken = asyncio.Event()
+        self._stopping = False
         self._opening = asyncio.Lock()
         self._revoking = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -201,11 +202,13 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         return self._consumer is not None
 
     def start(self) -> None:
+        self._stopping = False
         self._task = asyncio.create_task(self._read())
 
     async def stop(self) -> None:
         if self._task is None:
             return
+        self._stopping = True  # no lane begins anything more
         self._revoking.set()
         # What is under way is finished and its offset committed, unless the broker is away; then it comes again.
         with contextlib.suppress(TimeoutError):
@@ -285,19 +288,27 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         while True:
             self._consumer = await _until_up(self._new_member)
             self._broken.clear()
-            await asyncio.gather(*(self._read_from(self._consumer, lane) for lane in range(LANES)))
+            lanes = [asyncio.create_task(self._read_from(self._consumer, lane)) for lane in range(LANES)]
+            try:
+                await asyncio.gather(*lanes)
+            finally:
+                for lane in lanes:
+                    lane.cancel()
+                await asyncio.gather(*lanes, return_exceptions=True)
+            if self._stopping:
+                return  # whoever stops it takes leave
             await self._leave()
 
     async def _read_from(self, consumer: AIOKafkaConsumer, lane: int) -> None:
-        """Goes on for ever, or until the client fails again and again: nothing brings it back then."""
+        """Goes on until it is stopped, or the client fails again and again: nothing brings it back then."""
         failures = 0
-        while not self._broken.is_set():
+        while not (self._broken.is_set() or self._stopping):
             found: dict[TopicPartition, list[Any]] = {}
             try:
                 # Asked for no partition at all, the client would give those of every lane.
                 mine = [at for at in consumer.assignment() if _lane(at) == lane] or [_NOWHERE]
                 found = await consumer.getmany(*mine, timeout_ms=POLL_MS, max_records=BATCH)
-                if found:
+                if found and not self._stopping:
                     async with self._turns[lane]:
                         await self._take(consumer, found)
                 failures = 0
@@ -309,9 +320,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                     error=type(error).__name__,
                     failures=failures,
                 )
-                for at, records in found.items():  # otherwise the next commit passes over them
-                    with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
-                        consumer.seek(at, records[0].offset)
+                _go_back(consumer, found)
                 if failures == FAILURES:
                     self._broken.set()
                 else:
@@ -329,13 +338,14 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 for record in records
             ]
         if not await self._insist(batch):
+            _go_back(consumer, found)
             return
         # Somebody else does it again after a rebalance; the inbox knows what was done.
         with contextlib.suppress(CommitFailedError, IllegalStateError):
             await consumer.commit({at: records[-1].offset + 1 for at, records in found.items()})
 
     async def _insist(self, batch: Sequence[Message]) -> bool:
-        """Delivers until it is taken; False when the partitions are taken away meanwhile."""
+        """Delivers until it is taken; False when the partitions are taken away, or the reader ends, meanwhile."""
         failures = 0
         while True:
             try:
@@ -352,7 +362,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._revoking.wait()
-                if self._revoking.is_set():
+                if self._revoking.is_set() or self._broken.is_set():
                     return False
             else:
                 return True
@@ -435,8 +445,15 @@ _NOWHERE = TopicPartition("", -1)
 
 
 def _lane(at: TopicPartition) -> int:
-    """By pairs of partitions: of two members of a group one may have the even ones."""
-    return int(at.partition // 2 % LANES)
+    """Even for one member of a group, and for two, of which one may have the even partitions."""
+    return int((at.partition + at.partition // 2) % LANES)
+
+
+def _go_back(consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
+    """Has them handed over again; otherwise the next commit of a partition would pass over them."""
+    for at, records in found.items():
+        with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
+            consumer.seek(at, records[0].offset)
 
 
 def _place(message: Message) -> tuple[str, int]:

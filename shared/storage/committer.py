@@ -8,6 +8,7 @@ touches nothing but the database. See docs/adr/0003-one-committer.md.
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -124,6 +125,7 @@ class Committer(Generic[W]):
         self._keys_in_progress: set[tuple[str, str, str]] = set()
         self._busy = 0
         self._grouping = False
+        self._task_is_next = False
         self._stopping = False
         self._threads: list[threading.Thread] = []
 
@@ -216,34 +218,36 @@ class Committer(Generic[W]):
     def _serve(self) -> None:
         while True:
             with self._ready:
-                while not any(turn := self._next()):
+                while (job := self._next()) is None:
                     if self._stopping:
                         return
                     self._ready.wait()
                 self._busy += 1
-            calls, task = turn
-            # One group of requests and one task take turns, so that neither starves the other.
-            if calls:
-                self._run_calls(calls)
-                with self._ready:
-                    self._grouping = False
-                    self._ready.notify()
-            if task:
-                self._run_task(task)
+            if isinstance(job, list):
+                self._run_calls(job)
+            else:
+                self._run_task(job)
             with self._ready:
                 self._busy -= 1
+                if isinstance(job, list):
+                    self._grouping = False
+                    self._ready.notify()
 
-    def _next(self) -> tuple[list[_Call], _Task | None]:
-        """A group of requests and a task, or one of them, or neither.
+    def _next(self) -> "list[_Call] | _Task | None":
+        """A group of requests or a task. They take turns, so that neither starves the other.
 
         One thread at a time has requests: meanwhile others wait together, and share the next commit.
         """
         if self._urgent:
-            return [], self._urgent.popleft()
+            return self._urgent.popleft()
         number = 0 if self._grouping else min(GROUP, len(self._calls))
-        self._grouping |= number > 0
-        task = self._tasks.popleft() if self._tasks else None
-        return [self._calls.popleft() for _ in range(number)], task
+        if self._tasks and (self._task_is_next or not number):
+            self._task_is_next = False
+            return self._tasks.popleft()
+        if not number:
+            return None
+        self._grouping = self._task_is_next = True
+        return [self._calls.popleft() for _ in range(number)]
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:
@@ -351,7 +355,7 @@ class Committer(Generic[W]):
         for job, outcome in results:
             by_loop.setdefault(job.loop, []).append((job, outcome))
         for loop, settled in by_loop.items():
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(self._settle, settled)
 
     def _settle(self, settled: "Sequence[tuple[_Job, Any]]") -> None:

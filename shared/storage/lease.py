@@ -24,6 +24,7 @@ class Lease:
         self._holder = holder
         self._epoch: int | None = None
         self._sure_until: datetime | None = None
+        self._over = False
 
     @property
     def key(self) -> str:
@@ -35,7 +36,9 @@ class Lease:
         return self._sure_until is not None and wall < self._sure_until
 
     def take(self, work: Work) -> bool:
-        """Takes it, or keeps it for longer; False while another process has it."""
+        """Takes it, or keeps it for longer; False while another process has it, and once it was given back."""
+        if self._over:
+            return False  # asked before and run after, it would keep everybody else waiting
         table, mine = self._table, self._table.c.name == self._name
         found = work.db.execute(sa.select(table).where(mine)).first()
         fresh = {"holder": self._holder, "expires_at": work.wall + LEASE}
@@ -53,7 +56,8 @@ class Lease:
         return self._epoch is not None
 
     def give_back(self, work: Work) -> None:
-        """Lets another process have it at once, if it is still held."""
+        """Lets another process have it at once, if it is still held; this one never takes it again."""
+        self._over = True
         if self.is_held(work):
             table = self._table
             work.db.execute(sa.update(table).where(table.c.name == self._name).values(expires_at=work.wall))

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from structlog.testing import capture_logs
 
@@ -17,7 +17,7 @@ from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS, TOPICS
 from shared.messaging.bus import Bus, Message, Subscription, partition_of
 from shared.messaging.consumer import Consumer, Received, on
-from shared.messaging.kafka import ANSWER_SECONDS, SESSION_MS, STOP_SECONDS, KafkaBus, create_topics
+from shared.messaging.kafka import ANSWER_SECONDS, SESSION_MS, STOP_SECONDS, KafkaBus, _lane, create_topics
 from shared.storage.work import Work
 from tests.contract.bus_suite import BusSuite, Recorder, note
 from tests.support.native import Kafka, free_port
@@ -133,7 +133,7 @@ class TestKafkaBus(BusSuite):
         go_on = asyncio.Event()
         held, same, other = (
             next(key for key in map(str, range(1_000)) if partition_of(key) == partition)
-            for partition in (0, 1, 2)
+            for partition in (0, 3, 1)
         )
 
         async def receive(batch: Sequence[Message]) -> None:
@@ -153,6 +153,54 @@ class TestKafkaBus(BusSuite):
 
         self.run([Subscription("one", ("registry",), receive)], use)
         assert sorted(value for batch in begun[2:] for value in batch) == sorted([f"{held}:2", f"{same}:1"])
+
+    def test_a_stop_commits_nothing_past_a_batch_that_failed(self) -> None:
+        """While another lane still works; it comes again, before what lies behind it."""
+        failing, working, fail, finish, overtaken = (asyncio.Event() for _ in range(5))
+        sick, well = (
+            next(key for key in map(str, range(1_000)) if partition_of(key) == partition)
+            for partition in (0, 1)
+        )
+
+        async def receive(batch: Sequence[Message]) -> None:
+            values = [message.value.decode() for message in batch]
+            if values == [f"{well}:1"]:
+                working.set()
+                await finish.wait()
+            elif values == [f"{sick}:1"]:
+                failing.set()
+                await fail.wait()
+                raise ConnectionError("the database is away")
+            else:
+                overtaken.set()
+
+        async def run() -> None:
+            async with self.opened([Subscription("one", ("registry",), receive)]) as bus:
+                await bus.publish([note(sick, 1), note(well, 1)])
+                await failing.wait()
+                await working.wait()
+                await bus.publish([note(sick, 2)])
+                stopping = asyncio.create_task(bus.stop())
+                await asyncio.sleep(0)
+                fail.set()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await overtaken.wait()
+                finish.set()
+                await stopping
+            async with self.opened([Subscription("one", ("registry",), seen.receive)]):
+                await arrived(seen, 2)
+
+        seen = Recorder()
+        asyncio.run(run())
+        assert [value for value in seen.values if value.startswith(f"{sick}:")] == [f"{sick}:1", f"{sick}:2"]
+
+    @pytest.mark.parametrize("members", [1, 2])
+    def test_lanes_are_even(self, members: int) -> None:
+        """For one member of a group, and for two, as the client deals them partitions."""
+        for first in range(members):
+            lanes = [_lane(TopicPartition("registry", p)) for p in range(first, PARTITIONS, members)]
+            assert abs(sum(lanes) * 2 - len(lanes)) <= 1
 
     def test_a_handler_slower_than_the_session_keeps_its_partitions(self) -> None:
         """The client's heartbeats go on beside it, so nobody else gets its messages."""

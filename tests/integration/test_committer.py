@@ -1,4 +1,4 @@
-"""One writer: requests share commits, and each is answered as if it had been alone."""
+"""The writer of a process: requests share commits, and each is answered as if it had been alone."""
 
 import asyncio
 import threading
@@ -221,6 +221,30 @@ def test_requests_share_the_next_commit_though_a_thread_is_free(probe: Probe) ->
     asyncio.run(run())
     probe.committer.stop()
     assert probe.commits == 1
+
+
+def test_a_task_does_not_wait_behind_a_group_while_a_thread_is_free(probe: Probe) -> None:
+    """Requests and tasks that wait together go to different threads."""
+    release = threading.Event()
+
+    @touches(lambda _item: ())
+    def hold(_work: Work, _item: object) -> None:
+        assert release.wait(10)
+
+    async def run() -> None:
+        held = Held(probe, probe.database.writers)
+        await held.begin()
+        group = asyncio.ensure_future(probe.committer.call(hold, None))
+        task = asyncio.ensure_future(probe.committer.run(lambda work: None, keys=()))
+        await asyncio.sleep(0)
+        if probe.database.writers == 1:
+            release.set()
+        await held.end()
+        await task
+        release.set()
+        await group
+
+    asyncio.run(run())
 
 
 def test_a_database_failure_is_tried_again(probe: Probe) -> None:

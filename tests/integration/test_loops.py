@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from shared.messaging.bus import Message, Subscription
 from shared.messaging.kafka import KafkaBus
-from shared.service import LOOK_SHARE, REST_SECONDS
+from shared.service import LONGEST_REST_SECONDS, REST_SECONDS
 from tests.support.native import free_port
 from tests.support.registry import Registry
 
@@ -27,9 +28,11 @@ def test_a_loop_that_is_woken_without_end_rests_between_two_looks(tmp_path: Path
             raise asyncio.CancelledError
         return False
 
-    with Registry(tmp_path) as registry, pytest.raises(asyncio.CancelledError):
-        registry._runner.run(registry.service._repeat("look", look))
-    assert looks[-1] - looks[0] >= 2.9 * REST_SECONDS
+    with Registry(tmp_path) as registry:
+        registry.service.rest_s = 2 * REST_SECONDS
+        with pytest.raises(asyncio.CancelledError):
+            registry._runner.run(registry.service._repeat("look", look))
+    assert looks[-1] - looks[0] >= 5.8 * REST_SECONDS
 
 
 def test_a_loop_that_has_more_to_do_does_not_rest(tmp_path: Path) -> None:
@@ -60,51 +63,68 @@ def test_a_service_whose_broker_is_away_is_not_quiet(tmp_path: Path) -> None:
         assert registry._runner.run(registry.service.quiet()) == (False, None)
 
 
-def test_a_loop_whose_look_takes_long_rests_longer(tmp_path: Path) -> None:
-    """Looking takes a twentieth of its time at most, when time is short; but it never rests for long."""
+class Watched:
+    """A registry whose looks at what is due are counted; each takes as long as it is told, and may meet something."""
 
-    def rest_after(took: float) -> float:
-        looks: list[float] = []
+    def __init__(self, registry: Registry) -> None:
+        self.service = registry.service
+        self.looks = 0
+        self.took = timedelta(0)
+        self.meets: Callable[[], None] = lambda: None
+        self._clock = registry.clock
+        self._read = self.service.core.read
+        self.service.core.read = self._counted  # type: ignore[method-assign]
 
-        async def look() -> bool:
-            looks.append(asyncio.get_running_loop().time())
-            if len(looks) == 2:
-                raise asyncio.CancelledError
-            registry.clock.advance(timedelta(seconds=took))
-            registry.service.core.wake()
-            return False
+    async def _counted(self, ask: Callable[[sa.Connection], Any]) -> Any:
+        self.looks += 1
+        found = await self._read(ask)
+        self._clock.advance(self.took)
+        self.meets()
+        return found
 
-        with pytest.raises(asyncio.CancelledError):
-            registry._runner.run(registry.service._repeat("look", look))
-        return looks[1] - looks[0] + took  # the clock stood still while the loop rested
+    async def duties(self) -> list[bool | BaseException]:
+        """What each duty's loop gets when all are woken together."""
+        steps = map(self.service._when_due, self.service.duties)
+        return await asyncio.gather(*steps, return_exceptions=True)
 
+
+@pytest.mark.parametrize(
+    ("took", "rest"), [(0.001, REST_SECONDS), (0.006, 0.12), (0.1, LONGEST_REST_SECONDS)]
+)
+def test_loops_rest_longer_when_a_look_takes_long(tmp_path: Path, took: float, rest: float) -> None:
+    """Looking takes a twentieth of the time at most, when time is short; but nobody rests for long."""
     with Registry(tmp_path) as registry:
-        rests = [rest_after(took) for took in (0.001, 0.006, 0.1)]
-    assert [rest >= least for rest, least in zip(rests, (REST_SECONDS, 0.11, 0.49), strict=True)] == [
-        True
-    ] * 3
-    assert rests[2] < 0.1 / LOOK_SHARE
+        watched = Watched(registry)
+        watched.took = timedelta(seconds=took)
+        registry._runner.run(watched.duties())
+        assert watched.service.rest_s == pytest.approx(rest)
 
 
 def test_duties_that_are_woken_together_look_once(tmp_path: Path) -> None:
-    """One snapshot answers them all; whoever asks later is told what was committed since."""
-    looks = 0
+    """One snapshot answers them all; whoever asks while it is read may know of something newer, and looks again."""
+    later: list[asyncio.Future[list[bool | BaseException]]] = []
 
     async def run() -> None:
-        nonlocal looks
-        service = registry.service
-        read = service.core.read
-
-        async def counted(ask: Callable[[sa.Connection], Any]) -> Any:
-            nonlocal looks
-            looks += 1
-            return await read(ask)
-
-        service.core.read = counted  # type: ignore[method-assign]
-        assert len(service.duties) == 2
-        for _ in range(2):
-            assert await asyncio.gather(*map(service._when_due, service.duties)) == [False, False]
+        watched.meets = lambda: later or later.append(asyncio.ensure_future(watched.duties()))  # type: ignore[func-returns-value]
+        assert await watched.duties() == [False, False]
+        assert await later[0] == [False, False]
 
     with Registry(tmp_path, participations_mode="batch") as registry:
+        watched = Watched(registry)
         registry._runner.run(run())
-    assert looks == 2
+    assert watched.looks == 2
+
+
+def test_a_duty_that_can_not_say_when_it_is_due_stops_no_other(tmp_path: Path) -> None:
+    """Its own loop fails, and is shown as failing."""
+
+    def defect(_db: sa.Connection, _now: datetime) -> None:
+        raise PermissionError("no folder")
+
+    with Registry(tmp_path, participations_mode="batch") as registry:
+        watched = Watched(registry)
+        first, second = watched.service.duties
+        watched.service.duties = (replace(first, next_due=defect), second)
+        error, other = registry._runner.run(watched.duties())
+    assert isinstance(error, PermissionError)
+    assert other is False

@@ -159,7 +159,7 @@ def test_a_lease_is_one_process_s_until_it_expires(probe: Probe) -> None:
 
 def test_each_asking_renews_a_lease_and_giving_back_ends_it(probe: Probe) -> None:
     """So a step begins with the whole time before it; and a process that stops keeps nobody waiting."""
-    one, two = Lease(PLUMBING, "duty", "one"), Lease(PLUMBING, "duty", "two")
+    one, two, none = (Lease(PLUMBING, "duty", holder) for holder in ("one", "two", "none"))
 
     def run(do: Callable[[Work], object]) -> object:
         return asyncio.run(probe.committer.run(do, keys=[one.key]))
@@ -169,8 +169,9 @@ def test_each_asking_renews_a_lease_and_giving_back_ends_it(probe: Probe) -> Non
     assert run(one.take)
     probe.clock.advance(LEASE * 0.9)
     assert not run(two.take)
-    run(two.give_back)
+    run(none.give_back)
     assert not run(two.take)
     run(one.give_back)
+    assert not run(one.take)  # it was asked for before, and comes too late
     assert run(two.take)
     assert not run(one.is_held)
