@@ -247,6 +247,29 @@ def test_a_task_does_not_wait_behind_a_group_while_a_thread_is_free(probe: Probe
     asyncio.run(run())
 
 
+def test_requests_and_tasks_take_turns(probe: Probe) -> None:
+    """Tasks that wait in a row do not keep a request from its turn."""
+    order: list[str] = []
+
+    @touches(lambda _item: ())
+    def ask(_work: Work, item: str) -> None:
+        order.append(item)
+
+    async def run() -> None:
+        others, held = Held(probe, probe.database.writers - 1), Held(probe, 1)
+        await others.begin()
+        await held.begin()
+        tasks = [probe.committer.run(lambda _: order.append("task"), keys=()) for _ in range(3)]
+        all_of_them = asyncio.gather(*tasks, probe.committer.call(ask, "request"))
+        await asyncio.sleep(0)
+        await held.end()
+        await all_of_them
+        await others.end()
+
+    asyncio.run(run())
+    assert order.index("request") <= 1
+
+
 def test_a_database_failure_is_tried_again(probe: Probe) -> None:
     """A transaction that the database failed twice goes through the third time, once."""
     tries = 0
