@@ -26,7 +26,7 @@ class Subscription:
     """A consumer (a service) and the topics it reads.
 
     `receive` gets messages in order and returns once their effects are committed or parked. It raises only
-    when the same messages should come again. Meanwhile it may be called for messages of other keys.
+    when the same messages should come again. Meanwhile it may be called for messages of other partitions.
     """
 
     consumer: str
