@@ -383,6 +383,7 @@ class Service(Generic[W]):
         # One event wakes all loops: those that ask at the same moment share one look at the database.
         if self._looking is None:
             self._looking = asyncio.ensure_future(self._look())
+            self._looking.add_done_callback(heard)
         due = (await asyncio.shield(self._looking))[duty.name]
         if isinstance(due, Exception):
             raise due
@@ -468,6 +469,12 @@ class Service(Generic[W]):
                     async with asyncio.timeout(every or POLL_SECONDS):
                         await alarm.wait()
                 await asyncio.sleep(self.rest_s - (self.core.clock.monotonic() - looked))
+
+
+def heard(task: "asyncio.Future[Any]") -> None:
+    """Takes note of how a task ended that nobody may wait for any more: else the log shows its error at a stop."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Measure(Protocol):

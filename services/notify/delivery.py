@@ -1,6 +1,7 @@
 """Hands due notices to the carriers: last look, attempts, submissions, outcomes; and ends what waits too long."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from services.notify.store import Store
 from services.notify.work import NotifyWork, Tools
 from shared.clock import start_of, today
 from shared.privacy import CannotOpenError
-from shared.service import Core, Duty
+from shared.service import Core, Duty, heard
 from shared.storage.database import is_transient
 
 PORTION_S: Final = 2.0
@@ -51,6 +52,8 @@ SLICE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 60.0
 RECORD_AGAIN_S: Final = (0.05, 0.2, 1.0, 2.0, 4.0)
 """Waits before outcomes are recorded again: the database of a restarted server is back by then, most often."""
+STOPPING_AGAIN_S: Final = 0.2
+"""The same while the service stops, as long as it waits."""
 UNDER_WAY_S: Final = 5.0
 """A stop waits so long for what is under way: a submission takes less, and leaves time to record it."""
 LAST_TRY_S: Final = 2.0
@@ -104,7 +107,7 @@ class Delivery:
         self._next_slot = -math.inf
         self._failures = 0
         self._resume_at = -math.inf
-        self._stopping = False
+        self._stopping = asyncio.Event()
         self._alone = asyncio.Lock()
         """Held by whoever delivers or pays."""
         self._owed: list[tuple[Outgoing, Submission]] = []
@@ -176,10 +179,11 @@ class Delivery:
         if self._owed:
             return False
         portion = asyncio.ensure_future(self._portion())
+        portion.add_done_callback(heard)
         try:
             return await asyncio.shield(portion)
         except asyncio.CancelledError:
-            self._stopping = True
+            self._stopping.set()
             await asyncio.wait({portion}, timeout=UNDER_WAY_S)
             raise
 
@@ -192,7 +196,8 @@ class Delivery:
             return True
 
     async def finish(self) -> None:
-        """Tries once more to record what is owed, when the service stops; then gives it up."""
+        """Tries to the last to record what is owed, when the service stops; then gives it up."""
+        self._stopping.set()
         try:
             async with asyncio.timeout(LAST_TRY_S):
                 await self.pay()
@@ -235,7 +240,12 @@ class Delivery:
         slices = _slices(looked, max(1, math.ceil(self._rate * SLICE_S)))
 
         async def begun() -> Begun | None:
-            if down or self._stopping or self._is_late(began) or (part := next(slices, None)) is None:
+            if (
+                down
+                or self._stopping.is_set()
+                or self._is_late(began)
+                or (part := next(slices, None)) is None
+            ):
                 return None
             return await self._core.run(partial(begin, looked=part), urgent=True)
 
@@ -409,15 +419,24 @@ class Delivery:
             try:
                 await self._core.run(partial(record_outcomes, outcomes=outcomes), urgent=True)
             except Exception as error:
-                wait = next(waits, None)
+                wait = STOPPING_AGAIN_S if self._stopping.is_set() else next(waits, None)
                 if wait is None or not is_transient(error):
                     raise
-                await asyncio.sleep(wait)
+                await self._wait(wait)
             else:
                 break
         del self._owed[:number]
         for message, outcome in first:
             self._count(message.attempt.channel, outcome)
+
+    async def _wait(self, seconds: float) -> None:
+        """Waits; a stop cuts it short, for what is not recorded in its few seconds ends unknown."""
+        if self._stopping.is_set():
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
 
     def _give_up(self, number: int, error: Exception) -> None:
         """Forgets the first outcomes that are owed: their attempts end unknown."""
@@ -460,7 +479,7 @@ class Delivery:
             self._next_slot = clock.monotonic() + 1 / self._rate
 
     async def _hand_over(self, message: Outgoing, began: float, *, admitted: bool) -> Submission:
-        if self._stopping:
+        if self._stopping.is_set():
             return NotSent("stopping")
         if self._core.clock.monotonic() < self._resume_at:
             return NotSent("paused")

@@ -184,9 +184,10 @@ class Consumer:
     def _handle(self, work: Work, pairs: Sequence[tuple[Message, Envelope]]) -> None:
         received = []
         for message, envelope in pairs:
-            if envelope.subject != message.key:  # then nothing holds of what order and locks by key promise
-                raise ValueError("the subject is not the key")
             event = self._handlers[envelope.type].event.model_validate(envelope.data)
+            # Otherwise nothing holds of what order and locks by key promise.
+            if not message.key == envelope.subject == event.subject:
+                raise ValueError("the fact is not about its key")
             cause = Cause(envelope.source.strip("/"), envelope.correlationid)
             received.append(Received(event, envelope.id, message.partition, envelope.time, cause))
         for event_type, group in rounds(received):

@@ -66,6 +66,16 @@ def test_a_message_that_comes_again_has_no_second_effect(world: World) -> None:
     assert world.consumer.counts == {"handled": 2, "duplicate": 2, "diverted": 0}
 
 
+def test_a_fact_about_another_key_than_its_message_is_parked(world: World) -> None:
+    """Its effect would escape order and locks, which go by the key of the message."""
+    foreign = put("b", "1", "m1")
+    told = put("c", "1", "m2").value.replace(b'"subject":"c"', b'"subject":"d"')
+    receive(world, foreign._replace(key="a"), foreign._replace(key="d", value=told))
+    assert values(world) == {}
+    with world.database.read() as db:
+        assert db.scalars(sa.select(PLUMBING.parked.c.subject)).all() == ["a", "d"]
+
+
 def test_a_poison_message_parks_its_key_and_no_other(world: World) -> None:
     """Later messages of the key wait behind it, other keys go on, and an error without values is kept."""
     receive(world, put("a", "1", "m1"), put("b", "poison", "m2"), put("b", "2", "m3"), put("c", "3", "m4"))

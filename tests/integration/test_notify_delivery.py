@@ -1314,6 +1314,31 @@ def test_a_stop_records_what_is_owed(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_stop_cuts_the_pause_between_two_tries_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database that comes back while the service stops gets what was said, however long the pause."""
+    monkeypatch.setattr(delivery, "RECORD_AGAIN_S", (1_000.0,))
+
+    async def story(desk: Desk) -> None:
+        await due(desk)
+        cut = _Cut(desk)
+        desk.carrier.meanwhile = lambda: setattr(cut, "error", ConnectionError("gone"))
+        portion = asyncio.ensure_future(desk.delivery.deliver())
+        async with asyncio.timeout(10):
+            while cut.failed < 1:  # noqa: ASYNC110 - the first try
+                await asyncio.sleep(0)
+            portion.cancel()
+            while cut.failed < 3:  # noqa: ASYNC110 - the stop tries again and again
+                await asyncio.sleep(0)
+            cut.error = None
+            await asyncio.wait({portion})
+        assert await stop(desk) == []
+        assert await desk.attempts() == ["accepted"]
+
+    play(tmp_path, story)
+
+
 async def away(desk: Desk) -> None:
     """The database is still away."""
     await one_owed(desk)
