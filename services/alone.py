@@ -18,7 +18,7 @@ from shared.clock import SimulatedClock, SystemClock
 from shared.messaging.bus import Bus
 from shared.messaging.kafka import KafkaBus
 from shared.service import Service
-from shared.settings import ServiceSettings
+from shared.settings import MissingSetting, ServiceSettings
 
 SERVICES: Mapping[str, tuple[type[ServiceSettings], Callable[..., Service[Any]]]] = {
     "registry": (RegistrySettings, build_registry),
@@ -27,10 +27,6 @@ SERVICES: Mapping[str, tuple[type[ServiceSettings], Callable[..., Service[Any]]]
     "targets": (TargetsSettings, build_targets),
 }
 """Settings and wiring of each service."""
-
-
-class MissingSetting(ValueError):  # noqa: N818 - named as a person would say it
-    """Without it a process of its own can't be started; the text says what to set."""
 
 
 def alone(

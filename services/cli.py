@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import httpx
+import sqlalchemy as sa
 import structlog
 import typer
 import uvicorn
@@ -29,7 +30,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services import docs as documents
 from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
-from services.alone import SERVICES, MissingSetting, alone
+from services.alone import SERVICES, alone
 from services.demo import story
 from services.demo_clock import DEMO_START
 from services.matching import tables as matching_tables
@@ -48,7 +49,7 @@ from shared.events.catalogue import TOPICS
 from shared.logs import configure
 from shared.messaging.kafka import create_topics
 from shared.messaging.replay import Publisher
-from shared.settings import UnknownSetting, refuse_unknown
+from shared.settings import MissingSetting, UnknownSetting, refuse_unknown
 from shared.storage import migrations
 from shared.storage.audit import read_head
 from shared.storage.audit import verify as verify_trail
@@ -399,8 +400,15 @@ def verify(
     heads = {its.service: read_head(its.audit_head) for its in (cls(data_dir=data) for cls in SETTINGS)}
     for name, database in _databases(data).items():
         with database.read() as db:
-            verdict = verify_trail(db, TABLES[name].PLUMBING, heads[name])
+            plumbing = TABLES[name].PLUMBING
+            began = sa.inspect(db).has_table(plumbing.audit.name)
+            verdict = verify_trail(db, plumbing, heads[name]) if began else None
         database.close()
+        if verdict is None:
+            gone = heads[name] is not None
+            print(f"{name}: {'BROKEN, its tables are gone' if gone else 'no tables yet'}")  # noqa: T201
+            whole = whole and not gone
+            continue
         state = "whole" if not verdict.breaks else "BROKEN"
         print(  # noqa: T201 - the output is the product
             f"{name}: {state}, {len(verdict.hashes)} blocks,"

@@ -18,6 +18,10 @@ class UnknownSetting(ValueError):  # noqa: N818 - it names the cause
     """The environment holds a setting that nobody reads: most likely a typo. The message names the fix."""
 
 
+class MissingSetting(ValueError):  # noqa: N818 - it names the cause
+    """Without it a process can't be started; the message says what to set."""
+
+
 class ServiceSettings(BaseSettings):
     """What every service can be told. Subclasses set `env_prefix="YINGBAO_<SERVICE>_"` and add fields.
 

@@ -34,6 +34,7 @@ from shared.messaging.bus import Bus
 from shared.metrics import Reading
 from shared.privacy import KeyRing, Purpose
 from shared.service import Core, Service, assemble
+from shared.settings import MissingSetting
 
 
 def build(
@@ -43,10 +44,10 @@ def build(
 
     `neighbours` carries the calls to registry and to the carrier; None: real sockets. An in-process
     ASGITransport has to be made with `raise_app_exceptions=False`.
-    Raises DocumentError where the city pack lacks something, ValueError where a setting is missing.
+    Raises DocumentError where the city pack lacks something, MissingSetting where a setting is missing.
     """
     if settings.receipts_secret is None or settings.carrier_secret_key is None:
-        raise ValueError(
+        raise MissingSetting(
             "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY, the account's key, and YINGBAO_NOTIFY_RECEIPTS_SECRET, the last "
             "part of the address that receipts are pushed to"
         )

@@ -18,7 +18,7 @@ from services.notify.words import Field as WechatField
 from services.notify.words import Issuer, Subject, Template, TextError, WechatTemplate
 from shared.calendar import load_calendar
 from shared.documents import Document, DocumentError, read_toml
-from shared.settings import ServiceSettings
+from shared.settings import MissingSetting, ServiceSettings
 
 LONGEST_NAME = 200
 """Length of a unit's name in UTF-16 code units; a text with such a name still has to fit."""
@@ -90,12 +90,12 @@ class NotifySettings(ServiceSettings):
 def callback_keys(settings: NotifySettings) -> CallbackKeys | None:
     """What the official account's callback is checked with; None without an account.
 
-    Raises ValueError where a setting of the account is missing or is not of its form.
+    Raises MissingSetting where a setting of the account is missing, ValueError where one is not of its form.
     """
     if settings.wechat_secret is None:
         return None
     if settings.wechat_token is None or settings.wechat_aes_key is None:
-        raise ValueError(
+        raise MissingSetting(
             "set YINGBAO_NOTIFY_WECHAT_TOKEN and YINGBAO_NOTIFY_WECHAT_AES_KEY as on the official account's "
             "settings page, or leave YINGBAO_NOTIFY_WECHAT_SECRET out to send by SMS alone"
         )

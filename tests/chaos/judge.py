@@ -25,12 +25,17 @@ LOST = {
 EXCUSED = {
     "reminder": {
         *("missing", "follow-up: missing", "second: missing", "second: follow-up: missing"),
-        *("second: late", "second: without a first"),
+        *("late", "follow-up: late", "second: late", "second: without a first"),
         "correction: unfounded",  # what may have arrived is taken back like what did
     },
-    "second_reminder": {"second: missing", "second: follow-up: missing"},
-    "correction": {"correction: missing"},
+    "second_reminder": {
+        f"second: {what}" for what in ("missing", "late", "follow-up: missing", "follow-up: late")
+    },
+    "correction": {"correction: missing", "correction: late"},
 }
+"""What may be found of a unit one of whose notices ended unknown, by its stage. Late: what a held line lets go
+arrives at the business time that it is by then, which may have jumped.
+"""
 ON_ITS_WAY = timedelta(seconds=5)
 STOPPING = {"pension", "unemployment", "injury"}
 
@@ -61,13 +66,21 @@ def judge(evidence: Evidence, console: Console) -> dict[str, Any]:
     findings = check.check(records, rows)
     unknown = {uscc for uscc, _ in evidence.unknown}
     scripted = {unit["uscc"] for unit in records["units"] if unit["phone"] == "dropped"}
-    excused = unknown & set(evidence.visited) & (set(evidence.harmed) | scripted)
+    under_way = set(evidence.harmed) | scripted
+    told = {(uscc, stage.partition(":")[0]) for uscc, stage in evidence.unknown}
+    # A correction that nobody knows the end of brings nobody to the door.
+    unexplained = {
+        uscc
+        for uscc, stage in told
+        if uscc not in under_way or (stage != "correction" and uscc not in evidence.visited)
+    }
+    excused = unknown - unexplained
     # A first reminder of unknown outcome may be missing, and then the second counts from an end 72 hours later,
     # which the ledger does not show; a second one of unknown outcome may be missing itself.
     may_be: dict[str, set[str]] = {}
-    for uscc, stage in evidence.unknown:
+    for uscc, stage in told:
         if uscc in excused:
-            may_be.setdefault(uscc, set()).update(EXCUSED.get(stage.partition(":")[0], ()))
+            may_be.setdefault(uscc, set()).update(EXCUSED.get(stage, ()))
     # A joint second message speaks of a unit whose first one the ledger does not show.
     phones = {
         unit[way] for unit in records["units"] if unit["uscc"] in excused for way in ("mobile", "openid")
@@ -78,7 +91,6 @@ def judge(evidence: Evidence, console: Console) -> dict[str, Any]:
         f for f in findings if f.kind not in may_be.get(f.subject, ()) and not _under_way(f, evidence.stops)
     ]
     lost = [f for f in findings if f.kind in LOST]
-    unexplained = unknown - excused
     kinds = Counter(finding.kind.rpartition(": ")[2] for finding in findings)
     other = [f for f in findings if f.kind not in LOST]
     late = late_looks(evidence.looks, records)

@@ -56,6 +56,30 @@ def test_a_missing_reminder_is_excused_by_a_harm_and_a_visit(
     assert (told["unknown_final"], told["lost"]) == (1, lost)
 
 
+@pytest.mark.parametrize(("harmed", "lost"), [(True, 0), (False, 1)])
+def test_a_correction_of_unknown_outcome_needs_no_visit(tmp_path: Path, harmed: bool, lost: int) -> None:
+    """Nobody goes there for it; that it was in the hands of a victim is still asked for."""
+    uscc = ENROLLED.uscc
+    told = figures(tmp_path, unknown=[(uscc, "correction")], harmed={uscc} if harmed else set())
+    missing = {UNINSURED.uscc}  # the other one's reminder, which nothing excuses
+    assert (told["unknown_final"], told["lost"]) == (1, lost + len(missing))
+
+
+@pytest.mark.parametrize(("unknown", "late"), [(True, 0), (False, 1)])
+def test_a_message_that_a_held_line_let_go_may_be_late(tmp_path: Path, unknown: bool, late: int) -> None:
+    """Business time has jumped meanwhile; where the outcome is known it was late by itself."""
+    uscc = UNINSURED.uscc
+    told = figures(
+        tmp_path,
+        [(UNINSURED, LATE)],
+        unknown=[(uscc, "reminder")] if unknown else [],
+        visited={uscc},
+        harmed={uscc},
+    )
+    wrong_text = 1  # it says nothing but a name
+    assert (told["lost"], told["other_findings"]) == (0, wrong_text + late)
+
+
 def test_a_missing_reminder_is_lost(tmp_path: Path) -> None:
     """Whatever was harmed, when its notice did not end as unknown."""
     uscc = UNINSURED.uscc

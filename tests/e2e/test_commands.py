@@ -82,15 +82,16 @@ def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPa
     ("command", "said"),
     [
         (("serve", "registry"), "set YINGBAO_REGISTRY_DATABASE_URL"),
+        (("serve", "notify"), "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY"),
         (("topics",), "127.0.0.1:1 does not answer"),
     ],
-    ids=["no database named", "broker away"],
+    ids=["no database named", "no key of the carrier", "broker away"],
 )
 def test_what_is_missing_is_said_in_a_sentence(command: tuple[str, ...], said: str) -> None:
     """A process of its own makes no database file that nobody asked for, and nothing ends in a traceback."""
     ended = subprocess.run(
         [sys.executable, "-m", "services.cli", *command],
-        env={**os.environ, "YINGBAO_KAFKA": "127.0.0.1:1"},
+        env={**os.environ, "YINGBAO_KAFKA": "127.0.0.1:1", "YINGBAO_NOTIFY_DATABASE_URL": NOWHERE},
         capture_output=True,
         text=True,
         check=False,

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from threading import Thread
 
@@ -374,6 +374,27 @@ def test_verify_looks_where_the_demo_keeps_its_data(tmp_path: Path, monkeypatch:
     assert result.exit_code == 1
     assert "no database in var/demo" in said
     assert "serve: var/data" in said
+
+
+def test_verify_passes_over_a_service_that_has_not_run_yet(tmp_path: Path) -> None:
+    """It has no tables; once a block of it is remembered, they are missing."""
+    for name in ("registry", "matching", "notify", "targets"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as db:
+            db.execute("CREATE TABLE something (id)")
+    status, said = run_verify(tmp_path)
+    assert (status, said.count("no tables yet")) == (0, 4)
+    block = Block(
+        no=1,
+        rows=1,
+        first_seq=1,
+        last_seq=1,
+        previous="",
+        hash="a" * 64,
+        sealed_at=datetime(2026, 1, 5, tzinfo=UTC),
+    )
+    assert audit.keep_head(tmp_path / "notify.audit.head", block)
+    status, said = run_verify(tmp_path)
+    assert (status, "notify: BROKEN, its tables are gone" in said) == (1, True)
 
 
 def test_verify_refuses_a_folder_without_databases(tmp_path: Path) -> None:
