@@ -60,7 +60,7 @@ POLL_SECONDS = 0.25
 """How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
 
 REST_SECONDS = 0.05
-LONGEST_REST_SECONDS = 0.5
+LONGEST_REST_SECONDS = 0.1
 LOOK_SHARE = 0.05
 """How loops rest: a look at what is due takes no more than this share of the time. Under load a look for each commit
 would cost as much as the commits, and it takes longest when time is short."""
