@@ -62,8 +62,8 @@ POLL_SECONDS = 0.25
 REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 0.1
 LOOK_SHARE = 0.05
-"""How loops rest: a look at what is due takes no more than this share of the time. Under load a look for each commit
-would cost as much as the commits, and it takes longest when time is short."""
+"""How loops rest: so long that a look at what is due takes this share of the time, within the two bounds. Under load a
+look for each commit would cost as much as the commits; but every rest delays what a fact sets off, hop by hop."""
 
 SEAL_SECONDS = 0.5
 """How often committed audit rows are sealed; not at each commit, or every commit would bring another one."""

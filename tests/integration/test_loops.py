@@ -92,7 +92,7 @@ class Watched:
     ("took", "rest"), [(0.001, REST_SECONDS), (0.004, 0.08), (0.1, LONGEST_REST_SECONDS)]
 )
 def test_loops_rest_longer_when_a_look_takes_long(tmp_path: Path, took: float, rest: float) -> None:
-    """Looking takes a twentieth of the time at most, when time is short; but nobody rests for long."""
+    """By what a look took, within bounds."""
     with Registry(tmp_path) as registry:
         watched = Watched(registry)
         watched.took = timedelta(seconds=took)
