@@ -10,9 +10,7 @@ the partitions as a service and its worker do, and with one alone. Beside them a
 same messages and inserts each as one row (id, type, subject, time, data) in batches as large as ours, with
 offsets committed after the rows: it relays nothing, knows no duplicate and works out nothing.
 
-What limits ours is the processors' time. On two cores an event costs some 150 µs of it while both are busy
-(matching 60, its PostgreSQL 33, registry's relay 20, the broker 20, the relay's PostgreSQL 8), a bare row 35. Two
-processes use both cores whole; one alone is held up by Python's lock as soon as everything is published.
+What limits ours is the processors' time, which the bare loop, one row at a time from one process, hardly competes for.
 The last line is one JSON object (design: events); ratio and rate are those of two processes.
 """
 
