@@ -515,6 +515,7 @@ def assemble(
             core.plumbing,
             core.run,
             keyed=keyed,
+            writers=core.database.writers,
             on_parked=on_parked,
             on_released=on_released,
         )

@@ -7,6 +7,7 @@ a receiver that raises gets the same messages again. Topics and partitions have 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from struct import iter_unpack
 from typing import NamedTuple, Protocol
 
 from shared.events.catalogue import PARTITIONS
@@ -26,7 +27,7 @@ class Subscription:
     """A consumer (a service) and the topics it reads.
 
     `receive` gets messages in order and returns once their effects are committed or parked. It raises only
-    when the same messages should come again. Meanwhile it may be called for messages of other partitions.
+    when the same messages should come again. Until then it is not called again.
     """
 
     consumer: str
@@ -60,7 +61,7 @@ class Bus(Protocol):
         """
 
 
-@lru_cache(maxsize=65_536)  # a batch asks for the same keys again and again, and the sum is slow in Python
+@lru_cache(maxsize=4_096)  # a batch asks for the same keys again and again, and the sum is slow in Python
 def partition_of(key: str) -> int:
     """The partition of a key: murmur2 as Kafka's own clients compute it, so that all publishers agree."""
     return (_murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS
@@ -70,10 +71,9 @@ def _murmur2(data: bytes) -> int:
     mask, m = 0xFFFFFFFF, 0x5BD1E995
     h = (0x9747B28C ^ len(data)) & mask
     whole = len(data) - len(data) % 4
-    for at in range(0, whole, 4):
-        k = int.from_bytes(data[at : at + 4], "little") * m & mask
-        k = (k ^ k >> 24) * m & mask
-        h = (h * m & mask) ^ k
+    for (word,) in iter_unpack("<I", data[:whole]):
+        k = word * m & mask
+        h = (h * m & mask) ^ ((k ^ k >> 24) * m & mask)
     if tail := data[whole:]:
         h = (h ^ int.from_bytes(tail, "little")) * m & mask
     h = (h ^ h >> 13) * m & mask

@@ -18,16 +18,12 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, To
 from shared.events.catalogue import PARTITIONS, TOPIC_CONFIG
 from shared.messaging.bus import Message, Subscription
 
-BATCH = 1_500
+BATCH = 3_000
 """Most messages handed to a consumer at once. Each key of a batch is a lock: PostgreSQL has some 6,400 for all,
 unless it is told to have more, as `docker-compose.yml` does."""
 
 BATCH_BYTES = 256 * 1024
 """About as much as one request carries to a partition; a message larger than that goes alone."""
-
-LANES = 2
-"""Batches that a reader hands over side by side, each of partitions of its own: while the database works for one,
-the other one is computed."""
 
 POLL_MS = 200
 BACKOFF_MS = 500
@@ -187,9 +183,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         self._prefix = prefix
         self._subscription = subscription
         self._bootstrap = bootstrap
-        self._turns = [asyncio.Lock() for _ in range(LANES)]
-        self._broken = asyncio.Event()
-        self._stopping = False
+        self._turn = asyncio.Lock()
         self._opening = asyncio.Lock()
         self._revoking = asyncio.Event()
         self._consumer: AIOKafkaConsumer | None = None
@@ -202,18 +196,16 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
         return self._consumer is not None
 
     def start(self) -> None:
-        self._stopping = False
         self._task = asyncio.create_task(self._read())
 
     async def stop(self) -> None:
         if self._task is None:
             return
-        self._stopping = True  # no lane begins anything more
         self._revoking.set()
         # What is under way is finished and its offset committed, unless the broker is away; then it comes again.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._finish()
+            async with asyncio.timeout(STOP_SECONDS), self._turn:
+                pass
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
@@ -272,44 +264,28 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
     async def on_partitions_revoked(self, _revoked: Iterable[TopicPartition]) -> None:
         """Partitions go to another instance: first the batch under way is finished, or given up."""
         self._revoking.set()
-        await self._finish()
+        async with self._turn:
+            pass
 
     async def on_partitions_assigned(self, _assigned: Iterable[TopicPartition]) -> None:
         """Goes on, from the committed offsets."""
         self._revoking.clear()
 
-    async def _finish(self) -> None:
-        """Waits until no batch is under way."""
-        for turn in self._turns:
-            async with turn:
-                pass
-
     async def _read(self) -> None:
         while True:
             self._consumer = await _until_up(self._new_member)
-            self._broken.clear()
-            lanes = [asyncio.create_task(self._read_from(self._consumer, lane)) for lane in range(LANES)]
-            try:
-                await asyncio.gather(*lanes)
-            finally:
-                for lane in lanes:
-                    lane.cancel()
-                await asyncio.gather(*lanes, return_exceptions=True)
-            if self._stopping:
-                return  # whoever stops it takes leave
+            await self._read_from(self._consumer)
             await self._leave()
 
-    async def _read_from(self, consumer: AIOKafkaConsumer, lane: int) -> None:
-        """Goes on until it is stopped, or the client fails again and again: nothing brings it back then."""
+    async def _read_from(self, consumer: AIOKafkaConsumer) -> None:
+        """Goes on for ever, or until the client fails again and again: nothing brings it back then."""
         failures = 0
-        while not (self._broken.is_set() or self._stopping):
+        while failures < FAILURES:
             found: dict[TopicPartition, list[Any]] = {}
             try:
-                # Asked for no partition at all, the client would give those of every lane.
-                mine = [at for at in consumer.assignment() if _lane(at) == lane] or [_NOWHERE]
-                found = await consumer.getmany(*mine, timeout_ms=POLL_MS, max_records=BATCH)
-                if found and not self._stopping:
-                    async with self._turns[lane]:
+                found = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH)
+                if found:
+                    async with self._turn:
                         await self._take(consumer, found)
                 failures = 0
             except Exception as error:  # noqa: BLE001 - a loop that must never end: logged, tried again
@@ -320,11 +296,10 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                     error=type(error).__name__,
                     failures=failures,
                 )
-                _go_back(consumer, found)
-                if failures == FAILURES:
-                    self._broken.set()
-                else:
-                    await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+                for at, records in found.items():  # otherwise the next commit passes over them
+                    with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
+                        consumer.seek(at, records[0].offset)
+                await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
 
     async def _take(self, consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
         batch: list[Message] = []
@@ -333,19 +308,21 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
             # Whatever a stranger has put there: who reads it parks it.
             batch += [
                 Message(
-                    topic, at.partition, (record.key or b"").decode(errors="replace"), record.value or b""
+                    topic, at.partition, (record.key or b"").decode("utf-8", "replace"), record.value or b""
                 )
                 for record in records
             ]
         if not await self._insist(batch):
-            _go_back(consumer, found)
             return
         # Somebody else does it again after a rebalance; the inbox knows what was done.
         with contextlib.suppress(CommitFailedError, IllegalStateError):
             await consumer.commit({at: records[-1].offset + 1 for at, records in found.items()})
 
     async def _insist(self, batch: Sequence[Message]) -> bool:
-        """Delivers until it is taken; False when the partitions are taken away, or the reader ends, meanwhile."""
+        """Delivers until it is taken; False when the partitions are taken away, or the reader stops, meanwhile.
+
+        Nothing more comes from this assignment then: the client gives nothing out while it is dealt anew.
+        """
         failures = 0
         while True:
             try:
@@ -362,7 +339,7 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._revoking.wait()
-                if self._revoking.is_set() or self._broken.is_set():
+                if self._revoking.is_set():
                     return False
             else:
                 return True
@@ -439,21 +416,6 @@ async def create_topics(
     finally:
         await admin.close()
     return created
-
-
-_NOWHERE = TopicPartition("", -1)
-
-
-def _lane(at: TopicPartition) -> int:
-    """Even for one member of a group, and for two, of which one may have the even partitions."""
-    return int((at.partition + at.partition // 2) % LANES)
-
-
-def _go_back(consumer: AIOKafkaConsumer, found: dict[TopicPartition, list[Any]]) -> None:
-    """Has them handed over again; otherwise the next commit of a partition would pass over them."""
-    for at, records in found.items():
-        with contextlib.suppress(IllegalStateError):  # the partition is another one's by now
-            consumer.seek(at, records[0].offset)
 
 
 def _place(message: Message) -> tuple[str, int]:

@@ -171,10 +171,13 @@ def _digest(rows: Sequence[sa.Row[Any]], *heading: Any) -> str:
     """In groups with colons: a row of digits as long as a phone number would be masked in the log."""
     digest = Hash(SM3())
     for line in (heading, *rows):
-        digest.update(json.dumps(list(line), ensure_ascii=False, default=_utc).encode() + b"\n")
+        digest.update(_ENCODER.encode(list(line)).encode() + b"\n")
     text = digest.finalize().hex()
     return ":".join(text[start : start + 8] for start in range(0, len(text), 8))
 
 
 def _utc(instant: datetime) -> str:
     return instant.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, default=_utc)

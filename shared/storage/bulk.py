@@ -5,8 +5,10 @@ once, and rows go as tuples (SQLite), by COPY (PostgreSQL, new rows) or as one J
 """
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -104,27 +106,34 @@ def _tuples(db: sa.Connection, table: sa.Table, rows: Rows) -> list[tuple[Any, .
 
 def _lines(db: sa.Connection, table: sa.Table, rows: Rows) -> str:
     """Rows in the text format of COPY: the driver would format each value anew, though most of a column is the same."""
-    columns = []
-    for values in _columns(db, table, rows):
-        texts = {value: _text(value) for value in set(values)}
-        columns.append([texts[value] for value in values])
+    columns = [_texts(values) for values in _columns(db, table, rows)]
     return "".join(f"{line}\n" for line in map("\t".join, zip(*columns, strict=True)))
 
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_TO_ESCAPE = re.compile(r"[\\\t\n\r]")
 
 
-def _text(value: Any) -> str:
-    if value is None:
-        return "\\N"
-    if isinstance(value, psycopg.Binary):
-        return f"\\\\x{bytes(value.obj).hex()}"
-    return str(value).translate(_ESCAPES)
+def _texts(values: list[Any]) -> list[str]:
+    try:
+        if not _TO_ESCAPE.search(
+            "".join(values)
+        ):  # one search is cheaper than many, and seldom finds anything
+            return values
+    except TypeError:
+        pass  # not all of them are texts
+    texts = {value: str(value).translate(_ESCAPES) for value in set(values)}
+    for value in texts:
+        if isinstance(value, psycopg.Binary):
+            texts[value] = f"\\\\x{bytes(value.obj).hex()}"
+    if None in texts:
+        texts[None] = "\\N"
+    return list(map(texts.__getitem__, values))
 
 
 def _columns(db: sa.Connection, table: sa.Table, rows: Rows) -> Iterator[list[Any]]:
     for name in rows[0]:
-        yield _bound(table.c[name].type, [row[name] for row in rows], db.dialect)
+        yield _bound(table.c[name].type, list(map(itemgetter(name), rows)), db.dialect)
 
 
 def _bound(kind: sa.types.TypeEngine[Any], values: list[Any], dialect: sa.Dialect) -> list[Any]:
@@ -138,7 +147,7 @@ def _bound(kind: sa.types.TypeEngine[Any], values: list[Any], dialect: sa.Dialec
     if convert is None:
         return values
     bound = {value: convert(value) for value in set(values)}
-    return [bound[value] for value in values]
+    return list(map(bound.__getitem__, values))
 
 
 def _copy(db: sa.Connection, statement: str, lines: str) -> None:

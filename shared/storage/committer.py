@@ -1,6 +1,6 @@
 """The writer of a process: runs every change, grouping requests into one commit.
 
-One thread on SQLite, two on PostgreSQL, where transactions take turns per key (docs/adr/0024-two-lanes.md).
+One thread on SQLite, two on PostgreSQL, where transactions take turns per key (docs/adr/0024-side-by-side.md).
 
 Requests that arrive together share a transaction and are answered after it commits. There are no
 savepoints: when a group fails it is run again, each request in a transaction of its own, so a command

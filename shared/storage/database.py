@@ -109,9 +109,9 @@ def _begin(keys: Collection[str] | None) -> str:
     """
     if keys is None:
         return "BEGIN; SELECT pg_advisory_xact_lock(0)"
-    numbers = ", ".join(str(number) for number in sorted({_number_of(key) for key in keys}))
-    among = f"unnest(ARRAY[{numbers}]::bigint[])"
-    return f"BEGIN; SELECT pg_advisory_xact_lock_shared(0); SELECT pg_advisory_xact_lock(key) FROM {among} AS key"  # noqa: S608 - numbers
+    numbers = ",".join(map(str, sorted({_number_of(key) for key in keys})))
+    locks = f"count(pg_advisory_xact_lock(key)) FROM unnest('{{{numbers}}}'::bigint[]) AS key"
+    return f"BEGIN; SELECT pg_advisory_xact_lock_shared(0); SELECT {locks}"
 
 
 def _number_of(key: str) -> int:

@@ -4,12 +4,13 @@ import asyncio
 import gc
 import signal
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from structlog.testing import capture_logs
 
@@ -17,7 +18,7 @@ from shared.events.base import Envelope
 from shared.events.catalogue import PARTITIONS, TOPICS
 from shared.messaging.bus import Bus, Message, Subscription, partition_of
 from shared.messaging.consumer import Consumer, Received, on
-from shared.messaging.kafka import ANSWER_SECONDS, SESSION_MS, STOP_SECONDS, KafkaBus, _lane, create_topics
+from shared.messaging.kafka import ANSWER_SECONDS, SESSION_MS, STOP_SECONDS, KafkaBus, create_topics
 from shared.storage.work import Work
 from tests.contract.bus_suite import BusSuite, Recorder, note
 from tests.support.native import Kafka, free_port
@@ -127,80 +128,53 @@ class TestKafkaBus(BusSuite):
         asyncio.run(run())
         assert seen.values == [f"a:{number}" for number in range(20)]
 
-    def test_lanes_go_side_by_side(self) -> None:
-        """While a batch is handled, partitions of the other lane are handed over; its own wait behind it."""
-        begun: list[list[str]] = []
-        go_on = asyncio.Event()
-        held, same, other = (
-            next(key for key in map(str, range(1_000)) if partition_of(key) == partition)
-            for partition in (0, 3, 1)
-        )
+    def test_a_rebalance_commits_nothing_past_a_batch_that_was_given_up(self) -> None:
+        """Whoever has its partition next gets it first, although the client has what lies behind it already."""
+        tries, taken = Counter[str](), Recorder()
+        healed = False
 
         async def receive(batch: Sequence[Message]) -> None:
-            begun.append([message.value.decode() for message in batch])
-            if begun[-1] == [f"{held}:1"]:
-                await go_on.wait()
-
-        async def use(bus: Bus) -> None:
-            await bus.publish([note(held, 1)])
-            await until(lambda: len(begun) == 1)
-            await bus.publish([note(held, 2), note(same, 1)])
-            await bus.publish([note(other, 1)])
-            await until(lambda: len(begun) == 2)
-            assert begun[1] == [f"{other}:1"]
-            go_on.set()
-            await until(lambda: sum(map(len, begun)) == 4)
-
-        self.run([Subscription("one", ("registry",), receive)], use)
-        assert sorted(value for batch in begun[2:] for value in batch) == sorted([f"{held}:2", f"{same}:1"])
-
-    def test_a_stop_commits_nothing_past_a_batch_that_failed(self) -> None:
-        """While another lane still works; it comes again, before what lies behind it."""
-        failing, working, fail, finish, overtaken = (asyncio.Event() for _ in range(5))
-        sick, well = (
-            next(key for key in map(str, range(1_000)) if partition_of(key) == partition)
-            for partition in (0, 1)
-        )
-
-        async def receive(batch: Sequence[Message]) -> None:
-            values = [message.value.decode() for message in batch]
-            if values == [f"{well}:1"]:
-                working.set()
-                await finish.wait()
-            elif values == [f"{sick}:1"]:
-                failing.set()
-                await fail.wait()
+            tries.update(message.value.decode() for message in batch)
+            if batch[0].value == b"sick:1" and not healed:
                 raise ConnectionError("the database is away")
-            else:
-                overtaken.set()
+            await taken.receive(batch)
+
+        async def run() -> None:
+            nonlocal healed
+            subscription = Subscription("one", ("registry",), receive)
+            async with self.opened([subscription]) as first:
+                await first.publish([note("sick", 1)])
+                await until(lambda: tries["sick:1"] == 1)
+                await first.publish([note("sick", 2)])
+                await until(lambda: tries["sick:1"] == 4)  # long enough to read ahead
+                async with self.opened([subscription]) as second:
+                    await until(lambda: second.connected)
+                    healed = True
+                    await arrived(taken, 2)
+
+        asyncio.run(run())
+        assert taken.values == ["sick:1", "sick:2"]
+
+    def test_a_stop_commits_nothing_past_a_batch_that_was_given_up(self) -> None:
+        """It comes again with the next start, before what lies behind it."""
+        tries, taken = Counter[str](), Recorder()
+
+        async def receive(batch: Sequence[Message]) -> None:
+            tries.update(message.value.decode() for message in batch)
+            if batch[0].value == b"sick:1":
+                raise ConnectionError("the database is away")
 
         async def run() -> None:
             async with self.opened([Subscription("one", ("registry",), receive)]) as bus:
-                await bus.publish([note(sick, 1), note(well, 1)])
-                await failing.wait()
-                await working.wait()
-                await bus.publish([note(sick, 2)])
-                stopping = asyncio.create_task(bus.stop())
-                await asyncio.sleep(0)
-                fail.set()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(1):
-                        await overtaken.wait()
-                finish.set()
-                await stopping
-            async with self.opened([Subscription("one", ("registry",), seen.receive)]):
-                await arrived(seen, 2)
+                await bus.publish([note("sick", 1)])
+                await until(lambda: tries["sick:1"] == 1)
+                await bus.publish([note("sick", 2)])
+                await until(lambda: tries["sick:1"] == 4)  # long enough to read ahead
+            async with self.opened([Subscription("one", ("registry",), taken.receive)]):
+                await arrived(taken, 2)
 
-        seen = Recorder()
         asyncio.run(run())
-        assert [value for value in seen.values if value.startswith(f"{sick}:")] == [f"{sick}:1", f"{sick}:2"]
-
-    @pytest.mark.parametrize("members", [1, 2])
-    def test_lanes_are_even(self, members: int) -> None:
-        """For one member of a group, and for two, as the client deals them partitions."""
-        for first in range(members):
-            lanes = [_lane(TopicPartition("registry", p)) for p in range(first, PARTITIONS, members)]
-            assert abs(sum(lanes) * 2 - len(lanes)) <= 1
+        assert taken.values == ["sick:1", "sick:2"]
 
     def test_a_handler_slower_than_the_session_keeps_its_partitions(self) -> None:
         """The client's heartbeats go on beside it, so nobody else gets its messages."""

@@ -300,6 +300,90 @@ def test_what_keys_forbid_is_found() -> None:
         assert_same_for_any_cutting(keyed, [put("a", "1", "m1")], [])
 
 
+def parting(world: World, **given: Any) -> tuple[Consumer, list[set[str] | None]]:
+    """A consumer that may handle three parts side by side, and the keys of its transactions."""
+    transactions: list[set[str] | None] = []
+
+    async def run(do: Any, /, *, keys: Any = None) -> Any:
+        transactions.append(keys)
+        await asyncio.sleep(0)  # the others begin before this one is handled
+        return await world.run(do, keys=keys)
+
+    terms = {"keyed": True, "writers": 3, "worth_parting": 4, **given}
+    return Consumer("test", REACTIONS, PLUMBING, run, **terms), transactions
+
+
+def test_a_large_batch_is_handled_in_parts_with_keys_of_their_own(world: World) -> None:
+    """Even in keys, and the messages of a key in their order; a small batch, or one for everybody, as a whole."""
+    consumer, transactions = parting(world)
+    batch = [put(key, str(n), f"m{key}{n}") for n in range(3) for key in "abcdefg"]
+    asyncio.run(consumer.receive(batch))
+    assert transactions == [{"a", "d", "g"}, {"b", "e"}, {"c", "f"}]
+    assert values(world) == dict.fromkeys("abcdefg", "2")
+    assert consumer.counts == {"handled": 21, "duplicate": 0, "diverted": 0}
+    transactions.clear()
+    asyncio.run(consumer.receive(batch[:3]))
+    everybody = message(Announced(content="x"), id="n1", time=START)
+    asyncio.run(consumer.receive([*batch, everybody]))
+    assert transactions == [{"a", "b", "c"}, None]
+    for alone, keys in (({"writers": 1}, [{*"abcdefg"}]), ({"keyed": False}, [None])):
+        consumer, transactions = parting(world, **alone)
+        asyncio.run(consumer.receive(batch))
+        assert transactions == keys
+
+
+def test_a_part_that_the_database_fails_brings_the_whole_batch_again(world: World) -> None:
+    """Not before the other parts have ended; what they did is known then."""
+    ended: list[str] = []
+
+    async def run(do: Any, /, *, keys: Any = None) -> Any:
+        if "a" in keys and not ended:
+            raise ConnectionError("the database is away")
+        for _ in range(9):  # long enough for whoever would not wait for it
+            await asyncio.sleep(0)
+        counts = await world.run(do, keys=keys)
+        ended.append(min(keys))
+        return counts
+
+    consumer = Consumer("test", REACTIONS, PLUMBING, run, keyed=True, writers=2, worth_parting=2)
+    batch = [put("a", "1", "m1"), put("b", "1", "m2")]
+    with pytest.raises(ConnectionError):
+        asyncio.run(consumer.receive(batch))
+    assert ended == ["b"]
+    asyncio.run(consumer.receive(batch))
+    assert values(world) == {"a": "1", "b": "1"}
+    assert consumer.counts == {"handled": 2, "duplicate": 1, "diverted": 0}
+
+
+def test_poison_in_a_part_parks_its_key_and_no_other(world: World) -> None:
+    """However many parts there are."""
+    consumer, _ = parting(world)
+    batch = [put(key, "poison" if key == "e" else "1", f"m{key}") for key in "abcdefg"]
+    asyncio.run(consumer.receive([*batch, put("e", "2", "m8")]))
+    assert values(world) == dict.fromkeys("abcdfg", "1")
+    with world.database.read() as db:
+        assert db.scalars(sa.select(PLUMBING.parked.c.id).order_by(PLUMBING.parked.c.seq)).all() == [
+            "me",
+            "m8",
+        ]
+
+
+def test_a_fact_that_nobody_here_knows_is_passed_over(world: World) -> None:
+    """Whether the catalogue has it or only a newer version of its publisher; one of ours with wrong data is parked."""
+    known = put("a", "1", "m1")
+    newer = known._replace(value=known.value.replace(b"value_set.v1", b"value_set.v9"))
+    other = known._replace(value=known.value.replace(ValueSet.name.encode(), b"registry.unit_closed.v1"))
+    torn = poison(ValueSet(uscc="b", content="1"), id="m2", time=START)
+    receive(world, newer, other, torn)
+    assert values(world) == {}
+    with world.database.read() as db:
+        (row,) = db.execute(sa.select(PLUMBING.parked))
+        assert db.scalars(sa.select(PLUMBING.inbox.c.id)).all() == ["m2"]
+    place = f"{ValueSet.name}/data"
+    assert row.id == "m2"
+    assert row.error == f"ValidationError at {place}/uscc: missing, {place}/content: missing"
+
+
 def fails_together(work: Work, received: Any) -> None:
     """Takes single messages only."""
     if len(received) > 1:

@@ -15,7 +15,7 @@ from shared.events.registry import ContactChanged
 from shared.messaging.bus import Message, Subscription, partition_of
 from shared.messaging.relay import BATCH, Relay
 from shared.storage.lease import LEASE
-from shared.storage.work import Work
+from shared.storage.work import Cause, Work
 from tests.support.probe import CAUSE, PLUMBING, START, Announced, Probe, Put, ValueSet, put_values
 
 A_MEGABYTE = 1_000_000
@@ -83,9 +83,10 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
     """In an envelope of its own, whose data is the fact's, whatever stands in it."""
     bus = Sink()
     said, told = ValueSet(uscc="a", content='甲"}, {{}} \n\\'), Announced(content="{}}")
+    cause = Cause("clerk", '"}\\')
 
     async def run() -> None:
-        await probe.committer.run(lambda work: work.emit(said, told, cause=CAUSE))
+        await probe.committer.run(lambda work: work.emit(said, told, cause=cause))
         await relay(probe, bus).step()
 
     asyncio.run(run())
@@ -100,7 +101,7 @@ def test_a_message_says_all_that_was_written(probe: Probe) -> None:
             type=fact.name,
             subject=fact.subject,
             time=START,
-            correlationid=CAUSE.correlation,
+            correlationid=cause.correlation,
             partition=row.partition,
             data=fact.model_dump(),
         )

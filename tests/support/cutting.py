@@ -54,6 +54,8 @@ class World:
             self.plumbing,
             self.run,
             keyed=self.keyed,
+            writers=2,
+            worth_parting=2,
             on_parked=self.on_parked,
             on_released=self.on_released,
         )
