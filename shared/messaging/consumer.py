@@ -25,7 +25,7 @@ from shared.events.catalogue import EVENTS, topic_of
 from shared.messaging.bus import Message
 from shared.storage.bulk import among, insert_new_keys
 from shared.storage.committer import Run
-from shared.storage.database import is_transient
+from shared.storage.database import is_too_large, is_transient
 from shared.storage.retention import STAND_IN
 from shared.storage.tables import Plumbing
 from shared.storage.work import Cause, Work
@@ -124,7 +124,7 @@ class Consumer:
         try:
             counts = await self._run(lambda work: self._apply(work, batch), keys=self._keys(batch))
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) and not (is_too_large(error) and len(batch) > 1):
                 raise
             if len(batch) > 1:
                 self.splits += 1

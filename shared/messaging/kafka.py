@@ -18,9 +18,9 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, To
 from shared.events.catalogue import PARTITIONS, TOPIC_CONFIG
 from shared.messaging.bus import Message, Subscription
 
-BATCH = 3_000
-"""Most messages handed to a consumer at once. Each key of a batch is a lock: PostgreSQL has some 6,400 for all,
-unless it is told to have more, as `docker-compose.yml` does."""
+BATCH = 6_000
+"""Most messages handed to a consumer at once: what a transaction costs whatever is in it is shared by many. Each key
+is a lock: PostgreSQL has some 6,400 for all, unless it is told to have more, as `docker-compose.yml` does."""
 
 BATCH_BYTES = 256 * 1024
 """About as much as one request carries to a partition; a message larger than that goes alone."""

@@ -136,6 +136,9 @@ _SQLITE_PASSING = frozenset(
 _POSTGRES_READS_ONLY = "25006"
 """A server that still recovers, as after a restore, says so of every write."""
 
+_POSTGRES_OUT_OF_MEMORY = "53200"
+"""Also: its table of locks is full."""
+
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same work may well succeed later: the database or the network failed, not the work."""
@@ -148,6 +151,11 @@ def is_transient(error: BaseException) -> bool:
     if code is not None:
         return code & 0xFF in _SQLITE_PASSING  # SQLite reports wrong SQL as an operational error too
     return isinstance(error, OperationalError | InterfaceError | OSError)
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Whether the server had no room for so much at once, such as a lock for each key: less of it may pass."""
+    return getattr(getattr(error, "orig", None), "sqlstate", None) == _POSTGRES_OUT_OF_MEMORY
 
 
 def is_race(error: BaseException) -> bool:

@@ -145,6 +145,19 @@ def test_a_message_that_can_never_pass_is_given_up_by_somebody(tmp_path: Path) -
     assert (row.action, row.actor, row.details["message"]) == ("parked.discarded", "official", "m1")
 
 
+def test_a_redrive_that_the_database_fails_blames_nobody(world: World) -> None:
+    """Whoever asked for it hears so, and the message has failed no second time."""
+    receive(world, put("a", "poison", "m1"))
+
+    async def away(do: Any, /, *, keys: Any = None) -> Any:
+        raise ConnectionError("the database is away")
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(Consumer("test", REACTIONS, PLUMBING, away).redrive("registry", "a"))
+    with world.database.read() as db:
+        assert db.scalars(sa.select(PLUMBING.parked.c.attempts)).all() == [1]
+
+
 def test_who_only_waits_is_not_blamed_for_what_failed_before_it(world: World) -> None:
     """Not even when somebody gives up the failed message before its second failure is written down."""
     receive(world, put("a", "poison", "m1"), put("a", "2", "m2"))
@@ -353,6 +366,28 @@ def test_a_part_that_the_database_fails_brings_the_whole_batch_again(world: Worl
     asyncio.run(consumer.receive(batch))
     assert values(world) == {"a": "1", "b": "1"}
     assert consumer.counts == {"handled": 2, "duplicate": 1, "diverted": 0}
+
+
+def test_a_batch_that_the_server_has_no_room_for_is_taken_in_smaller_ones(world: World) -> None:
+    """Its table of locks may be as small as it comes; what is alone and still too much comes again."""
+    room = 3
+
+    class FullError(Exception):
+        sqlstate = "53200"
+
+    async def run(do: Any, /, *, keys: Any = None) -> Any:
+        if len(keys) > room:
+            raise sa.exc.OperationalError("SELECT", None, FullError())
+        return await world.run(do, keys=keys)
+
+    consumer = Consumer("test", REACTIONS, PLUMBING, run, keyed=True)
+    asyncio.run(consumer.receive([put(key, "1", f"m{key}") for key in "abcdefg"]))
+    assert values(world) == dict.fromkeys("abcdefg", "1")
+    room = 0
+    with pytest.raises(sa.exc.OperationalError):
+        asyncio.run(consumer.receive([put("a", "2", "n1"), put("b", "2", "n2")]))
+    with world.database.read() as db:
+        assert not db.execute(sa.select(PLUMBING.parked)).all()
 
 
 def test_poison_in_a_part_parks_its_key_and_no_other(world: World) -> None:

@@ -149,7 +149,7 @@ class Postgres(Native):
             "unix_socket_directories": "",
             "max_connections": 100,
             "synchronous_commit": "on",
-            "max_locks_per_transaction": 256,  # as docker-compose.yml has it
+            "max_locks_per_transaction": 512,  # as docker-compose.yml has it
         }
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [*self.as_owner, str(self._bin / "postgres"), "-D", str(self.data), *flags, *self._flags]
