@@ -24,8 +24,8 @@ from shared.errors import FieldError, Problem, not_found, unprocessable
 from shared.privacy import scrub
 from shared.storage.work import Cause
 
-PORTION = 500
-"""Most clocks in one transaction."""
+PORTION = 1_500
+"""Most clocks in one transaction: enough to share what it costs whatever is in it, few enough to wait for."""
 
 
 def look_at_clocks(work: MatchingWork) -> bool:
