@@ -321,7 +321,8 @@ class _Reader(ConsumerRebalanceListener):  # type: ignore[misc]  # the client is
     async def _insist(self, batch: Sequence[Message]) -> bool:
         """Delivers until it is taken; False when the partitions are taken away, or the reader stops, meanwhile.
 
-        Nothing more comes from this assignment then: the client gives nothing out while it is dealt anew.
+        Nothing more is taken from this assignment then: the client gives nothing out while it is dealt anew, and a
+        stop waits in front for the next turn.
         """
         failures = 0
         while True:

@@ -116,9 +116,8 @@ _TO_ESCAPE = re.compile(r"[\\\t\n\r]")
 
 def _texts(values: list[Any]) -> list[str]:
     try:
-        if not _TO_ESCAPE.search(
-            "".join(values)
-        ):  # one search is cheaper than many, and seldom finds anything
+        # One search is cheaper than many, and seldom finds anything.
+        if not _TO_ESCAPE.search("".join(values)):
             return values
     except TypeError:
         pass  # not all of them are texts

@@ -187,6 +187,15 @@ class StorageSuite:
         with database.read() as db:
             assert {row.name: row.sealed for row in db.execute(sa.select(secret))} == sealed
 
+    @pytest.mark.parametrize("text", ["\\", "\t", "\n", "\r", "\\N", "\\.", "\\t", ""])
+    def test_bulk_texts_come_back_as_they_were(self, database: Database, text: str) -> None:
+        """Also what means something to COPY, each alone and between plain ones."""
+        with database.write() as db:
+            insert_rows(db, counter, [{"name": name, "number": 1} for name in ("a", f"b{text}", f"{text}c")])
+            insert_rows(db, counter, [{"name": text, "number": 1}])
+        with database.read() as db:
+            assert set(db.scalars(sa.select(counter.c.name))) == {"a", f"b{text}", f"{text}c", text}
+
     def test_bulk_rows_equal_those_bound_one_by_one(self, database: Database) -> None:
         """The stored bytes of instants, days, words and choices are those that other statements compare with."""
         with database.write() as db:

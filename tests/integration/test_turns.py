@@ -9,13 +9,29 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from shared.messaging.consumer import on
 from shared.storage.database import Database
 from shared.storage.lease import LEASE, Lease
 from shared.storage.work import Work
-from tests.support.native import Postgres, wait_until
-from tests.support.probe import CAUSE, PLUMBING, Announced, Probe, value
+from tests.support.cutting import World, message
+from tests.support.native import Postgres, started, wait_until
+from tests.support.probe import (
+    CAUSE,
+    PLUMBING,
+    START,
+    Announced,
+    Probe,
+    ValueSet,
+    contents,
+    metadata,
+    set_values,
+    value,
+)
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+
+MANY = 1_000
+"""More locks than the smallest server has room for."""
 
 
 @pytest.fixture
@@ -85,6 +101,36 @@ def test_the_same_key_or_everything_waits(
     late = second.began.wait(8)
     second.end()
     assert (early, late) == (False, True)
+
+
+def test_a_server_with_few_locks_takes_a_large_batch_in_pieces(tmp_path: Path) -> None:
+    """Each key is a lock; what has no room is handled in halves, whole and once."""
+    server = started(
+        Postgres(tmp_path / "small", ["-c", "max_locks_per_transaction=10", "-c", "max_connections=20"])
+    )
+    try:
+        database = Database(server.new_database())
+        with database.write() as db:
+            metadata.create_all(db)
+        world = World(
+            database,
+            metadata,
+            PLUMBING,
+            lambda db: Work(db, PLUMBING, now=START, wall=START),
+            (on(ValueSet, set_values),),
+            keyed=True,
+        )
+        batch = [
+            message(ValueSet(uscc=f"k{n}", content="1"), id=f"m{n}", time=START) for n in range(4 * MANY)
+        ]
+        asyncio.run(world.consumer.receive(batch))
+        with database.read() as db:
+            assert len(contents(db)) == len(batch)
+        assert world.consumer.counts == {"handled": len(batch), "duplicate": 0, "diverted": 0}
+        assert world.consumer.splits
+        database.close()
+    finally:
+        server.stop()
 
 
 def test_two_that_insert_the_same_key_both_end_well(url: str, tmp_path: Path) -> None:
