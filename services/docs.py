@@ -187,9 +187,13 @@ def env_example(compose: str) -> str:
 def _asked_for(compose: str) -> dict[str, str | None]:
     """The variables of a compose file in order, with the default it gives; None: it has to be set."""
     found: dict[str, str | None] = {}
-    for name, kind, default in re.findall(r"\$\{([A-Z0-9_]+):([-?+])([^}]*)\}", compose):
+    uses = re.findall(r"\$\{([A-Z0-9_]+):([-?+])([^}]*)\}", compose)
+    # Where `:+` asks, every text means yes, "false" too: such a variable is shown empty.
+    asked_whether = {name for name, kind, _ in uses if kind == "+"}
+    for name, kind, default in uses:
         required = kind == "?" or (name in found and found[name] is None)
-        found[name] = None if required else (found.get(name) or (default if kind == "-" else ""))
+        shown = default if kind == "-" and name not in asked_whether else ""
+        found[name] = None if required else (found.get(name) or shown)
     return found
 
 

@@ -92,12 +92,12 @@ def test_the_manual_removes_volumes_that_there_are() -> None:
 
 
 def test_what_may_be_set_is_shown_with_the_value_it_has() -> None:
-    """Required ones are left empty; a default of the compose file goes before the service's own."""
+    """Required ones, and those where any text means yes, are empty; the compose file's default goes first."""
     shown = env_example(
-        "${A_ONE:?} ${YINGBAO_NOTIFY_CARRIER:-yunmas} ${YINGBAO_NOTIFY_RATE_PER_S:-}".replace(
-            "A_ONE", "POSTGRES_PASSWORD"
-        )
+        "${POSTGRES_PASSWORD:?} ${YINGBAO_NOTIFY_CARRIER:-yunmas} ${YINGBAO_NOTIFY_RATE_PER_S:-}"
+        " ${DEMO:-false} ${DEMO:+/suite/clock.json}"
     )
+    assert "\n# DEMO=\n" in shown
     assert "\nPOSTGRES_PASSWORD=\n" in shown
     assert "\n# YINGBAO_NOTIFY_CARRIER=yunmas\n" in shown
     assert "\n# YINGBAO_NOTIFY_RATE_PER_S=100.0\n" in shown
