@@ -97,6 +97,10 @@ class _Call(_Job):
     key: IdempotencyKey | None
 
 
+class _OutcomeUnknown(Exception):  # noqa: N818 - it may have succeeded
+    """A commit was not acknowledged, and what it did must not be done twice."""
+
+
 class Committer(Generic[W]):
     """Runs every write of one process.
 
@@ -251,7 +255,16 @@ class Committer(Generic[W]):
 
     def _run_calls(self, calls: Sequence[_Call]) -> None:
         try:
-            outcomes = self._transaction(lambda work: self._outcomes(work, calls), _keys(calls))
+            outcomes = self._transaction(
+                lambda work: self._outcomes(work, calls),
+                _keys(calls),
+                repeatable=all(call.key for call in calls),
+            )
+        except _OutcomeUnknown:
+            self._resolve([(call, _outcome_unknown()) for call in calls if not call.key])
+            for call in calls:
+                if call.key:
+                    self._run_calls([call])
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             if len(calls) == 1:
                 self._resolve([(calls[0], error)])
@@ -263,13 +276,18 @@ class Committer(Generic[W]):
 
     def _run_task(self, task: _Task) -> None:
         try:
-            outcome = self._transaction(task.do, task.keys)
+            outcome = self._transaction(task.do, task.keys, repeatable=True)
         except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             outcome = error
         self._resolve([(task, outcome)])
 
-    def _transaction(self, do: Callable[[W], T], keys: Collection[str] | None) -> T:
+    def _transaction(self, do: Callable[[W], T], keys: Collection[str] | None, *, repeatable: bool) -> T:
+        """Tries until the database takes it; `repeatable` says whether it may do the same twice.
+
+        A commit that the database does not acknowledge may stand all the same.
+        """
         for attempt in range(1, TRIES + 1):
+            changed = False
             try:
                 with self._database.write(keys=keys) as db:
                     work = self._make_work(db)
@@ -277,6 +295,8 @@ class Committer(Generic[W]):
                     work.flush()
                     changed = work.writes > 0
             except Exception as error:
+                if changed and not repeatable and is_transient(error):
+                    raise _OutcomeUnknown from error
                 if attempt == TRIES or not (is_transient(error) or is_race(error)):
                     raise
             else:
@@ -381,6 +401,15 @@ def _keys(calls: Sequence[_Call]) -> set[str] | None:
         if call.key:
             keys.add(_context(call.key))
     return keys
+
+
+def _outcome_unknown() -> Problem:
+    return Problem(
+        503,
+        "outcome_unknown",
+        zh="数据库未确认是否已保存，请先查询结果再决定是否重试；带 Idempotency-Key 的请求可直接重试",
+        en="The database did not confirm, so it may be done: look before you try again, or use an Idempotency-Key",
+    )
 
 
 def _context(key: IdempotencyKey) -> str:

@@ -2,6 +2,9 @@
 
 import asyncio
 import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -283,6 +286,37 @@ def test_a_database_failure_is_tried_again(probe: Probe) -> None:
 
     asyncio.run(probe.committer.run(fails_twice))
     assert probe.contents() == {"a": "3"}
+
+
+def test_a_commit_without_acknowledgement_is_repeated_only_under_a_key(probe: Probe) -> None:
+    """It stands and nobody knows: with a key the stored answer is found, without one the caller is told."""
+    lost = iter([True])
+    commit = probe.database.write
+
+    @contextmanager
+    def acknowledged(**keys: Any) -> Iterator[sa.Connection]:
+        with commit(**keys) as db:
+            yield db
+        if probe.contents() and next(lost, False):
+            raise sa.exc.OperationalError("COMMIT", None, Exception("connection lost"))
+
+    probe.database.write = acknowledged  # type: ignore[method-assign]
+    ran: Counter[str] = Counter()
+
+    def counted(work: Work, item: Put) -> Any:
+        ran[item.key] += 1
+        return put_values(work, [item])[0]
+
+    with_key, without = together(
+        probe,
+        probe.committer.call(counted, Put("a", "1"), key=key("one"), respond=created),
+        probe.committer.call(counted, Put("b", "1")),
+    )
+    assert isinstance(without, Problem)
+    assert (without.status, without.code) == (503, "outcome_unknown")
+    assert (with_key.status, with_key.body) == (201, {"outcome": "set a"})
+    assert ran == {"a": 1, "b": 1}
+    assert probe.contents() == {"a": "1", "b": "1"}
 
 
 def test_a_stop_finishes_what_was_accepted(tmp_path: Path) -> None:
