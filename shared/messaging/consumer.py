@@ -37,6 +37,8 @@ E_co = TypeVar("E_co", bound=Event, covariant=True)
 W = TypeVar("W", bound=Work)
 
 _A_KEY = re.compile(r"[!-~]{1,64}")
+_NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
+"""U+0000 as JSON writes it, and not a text that holds a backslash before `u0000`."""
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +137,8 @@ class Consumer:
                 return
             reason = describe(error)
             counts = await self._run(lambda work: self._park(work, batch[0], reason))
-            log.warning("message_parked", service=self.service, subject=lane(batch[0]), reason=reason)
+            if counts["parked"]:
+                log.warning("message_parked", service=self.service, subject=lane(batch[0]), reason=reason)
         self.counts.update(counts)
 
     async def redrive(self, topic: str, subject: str) -> int:
@@ -223,6 +226,9 @@ class Consumer:
             # Otherwise nothing holds of what order and locks by key promise.
             if not message.key == envelope.subject == event.subject:
                 raise ValueError("the fact is not about its key")
+            # Before it is folded with later ones: otherwise PostgreSQL refuses it only where it comes last.
+            if b"\\u0000" in message.value and _NUL.search(message.value):
+                raise ValueError("no text holds U+0000")
             cause = Cause(envelope.source.strip("/"), envelope.correlationid)
             received.append(Received(event, envelope.id, message.partition, envelope.time, cause))
         for event_type, group in rounds(received):
@@ -385,5 +391,7 @@ def _id_of(message: Message) -> str:
     try:
         return Envelope.model_validate_json(message.value).id
     except ValidationError:
-        stable = uuid5(NAMESPACE_OID, f"{message.topic}:{message.partition}:{message.value!r}")
+        # Its key too: each key that a message stands under waits for its own.
+        place = f"{message.topic}:{message.partition}:{lane(message)}"
+        stable = uuid5(NAMESPACE_OID, f"{place}:{message.value!r}")
         return STAND_IN + str(stable)[1:]
