@@ -357,9 +357,10 @@ class TestKafkaBus(BusSuite):
 
     def test_a_stop_does_not_wait_for_a_broker_that_hangs(self) -> None:
         """What was handled and not committed comes again."""
-        hung = asyncio.Event()
+        published, hung = asyncio.Event(), asyncio.Event()
 
         async def receive(_batch: Sequence[Message]) -> None:
+            await published.wait()  # or the broker would hang before it says that it has the message
             self.kafka.signal(signal.SIGSTOP)
             hung.set()
 
@@ -370,6 +371,7 @@ class TestKafkaBus(BusSuite):
             await bus.start()
             await until(lambda: bus.connected)
             await bus.publish([note("a", 1)])
+            published.set()
             await hung.wait()
             waiting = asyncio.create_task(bus.publish([note("a", 2)]))
             async with asyncio.timeout(3 * STOP_SECONDS):
