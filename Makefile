@@ -11,9 +11,9 @@ help: ## what you can ask for
 demo: .venv/runs ## play the main job on a sample city; PORT=… for another port, EXIT=1 to end after the story
 	$(BIN)/yingbao demo --port $(PORT) $(if $(EXIT),--exit)
 
-test: .venv/tests ## set up and run every test, today and under a date in 2027
+test: .venv/tests ## set up and run every test, today and under a date in 2027; COV=--cov to see what they run through
 	sh deploy/test-system.sh
-	$(BIN)/pytest --cov --cov-report=term:skip-covered -n 2 --dist loadfile
+	$(BIN)/pytest $(COV) -n 2 --dist loadfile
 	faketime -f '@2027-03-01 10:00:00' $(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/integration
 
 check: .venv/tests ## formatting, lints, types, import rules, fresh documents
