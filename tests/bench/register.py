@@ -33,6 +33,7 @@ import uvicorn
 from fastapi import FastAPI
 from sqlmodel import Field, Session, SQLModel, create_engine
 
+from services.cli import spare_the_collector
 from services.registry.app import build
 from services.registry.settings import RegistrySettings
 from shared.auth import LocalIssuer, department_scopes
@@ -59,6 +60,7 @@ def main() -> None:
         which, folder, url, port = given.serve
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
         app = _ours(Path(folder), url) if which == "ours" else _ordinary(url)
+        spare_the_collector()  # as `yingbao serve` does; for both, so that it makes no difference between them
         uvicorn.run(app, host="127.0.0.1", port=int(port), log_level="warning", access_log=False)
         return
     figures = {
