@@ -57,7 +57,7 @@ W = TypeVar("W", bound=Work)
 T = TypeVar("T")
 
 POLL_SECONDS = 0.25
-"""How often a loop looks by itself; a commit or a jump of the clock in this process wakes it at once."""
+"""How often a loop looks by itself; a commit or a jump of the clock in this process wakes it from its rest."""
 
 REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 0.1
@@ -142,7 +142,7 @@ class Core(Generic[W]):
     ) -> T:
         """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits.
 
-        With `keys` other processes may write meanwhile, to other keys (`Database.write`).
+        With `keys` others may write meanwhile, to other keys (`Database.write`).
         """
         return await self.committer.run(do, urgent=urgent, keys=keys)
 
@@ -178,7 +178,7 @@ class Core(Generic[W]):
         return self._fingerprints.of(request.decode("utf-8", "surrogateescape"))
 
     def wake(self) -> None:
-        """Lets every loop look at once: something was committed, or the clock jumped."""
+        """Lets every loop look after its rest: something was committed, or the clock jumped."""
         for alarm in self.alarms:
             alarm.set()
 
@@ -694,17 +694,18 @@ def _parked_keys(db: sa.Connection, table: sa.Table, only: ParkedKey | None = No
     wanted = [] if only is None else [table.c.topic == only.topic, table.c.subject == only.subject]
     keys = (
         sa.select(
-            table.c.topic,
-            table.c.subject,
+            sa.func.min(table.c.seq).label("first"),
             sa.func.count().label("messages"),
             sa.func.min(table.c.parked_at).label("since"),
-            sa.func.max(table.c.attempts).label("attempts"),
-            sa.func.max(table.c.error).label("error"),
         )
         .where(*wanted)
         .group_by(table.c.topic, table.c.subject)
+        .subquery()
     )
-    return [dict(row._mapping) for row in db.execute(keys.order_by("since"))]
+    found = sa.select(
+        table.c.topic, table.c.subject, keys.c.messages, keys.c.since, table.c.attempts, table.c.error
+    ).join_from(keys, table, table.c.seq == keys.c.first)
+    return [dict(row._mapping) for row in db.execute(found.order_by(keys.c.since))]
 
 
 _UP = "Whether the database answered when it was asked for these figures"

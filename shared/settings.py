@@ -199,7 +199,8 @@ def _type(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return " or ".join(_type(part) for part in get_args(annotation) if part is not type(None))
     if origin is not None:
-        return f"{origin.__name__} of {', '.join(_type(part) for part in get_args(annotation))}"
+        parts = (_type(part) for part in get_args(annotation) if part is not Ellipsis)
+        return f"{'list' if origin is tuple else origin.__name__} of {', '.join(parts)}"
     return {
         SecretStr: "secret",
         str: "text",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -20,8 +20,6 @@ PARTICIPATIONS = "participations"
 _STANDS = (VisitState.OPEN, VisitState.JOINED)
 _PENDING = (ClockState.RUNNING, ClockState.WAITING, ClockState.HELD, ClockState.SUSPENDED)
 
-
-T = TypeVar("T")
 _Columns = Sequence[sa.ColumnElement[Any]]
 
 _UNIT: _Columns = [t.unit.c[name] for name in Unit._fields]

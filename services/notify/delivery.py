@@ -490,8 +490,8 @@ class Delivery:
         return await self._channels[message.attempt.channel](message)
 
     def _pause(self, what: str, why: str) -> None:
-        """Waits longer, by wall time, each time that a neighbour fails."""
-        pause = min(2.0**self._failures, LONGEST_PAUSE_S)
+        """Waits longer, in real time, each time that a neighbour fails."""
+        pause = min(2.0 ** min(self._failures, 10), LONGEST_PAUSE_S)  # days of them are no number any more
         self._failures += 1
         self._resume_at = self._core.clock.monotonic() + pause
         log.warning(what, service=self._core.name, why=why, pause_s=pause)

@@ -75,7 +75,7 @@ class Spell:
 def latest(decisions: Iterable[Decision]) -> list[Decision]:
     """Of each person and insurance the decision with the highest version, in order of these keys.
 
-    The order keeps two writers from waiting for each other's rows.
+    In order, so that rows are locked in the same one whoever writes them.
     """
     newest: dict[tuple[int, str], Decision] = {}
     for decision in decisions:

@@ -18,7 +18,6 @@ from shared.http.bodies import parse_json
 from shared.storage.idempotency import Answer, IdempotencyKey
 
 T = TypeVar("T")
-E = TypeVar("E")
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 

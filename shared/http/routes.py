@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Final, Literal, get_args
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
@@ -22,8 +22,6 @@ from shared.http.bodies import MAX_BODY, bad_text, parse_json, read_body
 from shared.http.fields import bad_characters
 from shared.http.problems import MAX_ERRORS, pointer
 
-T = TypeVar("T")
-E = TypeVar("E")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 MAX_PARAMETERS: Final = 50

@@ -34,9 +34,8 @@ OUTCOMES = ("handled", "duplicate", "diverted", "parked")
 """What can become of a message; a diverted one waits behind a parked one of its key."""
 
 E_co = TypeVar("E_co", bound=Event, covariant=True)
-W = TypeVar("W", bound=Work)
 
-_A_KEY = re.compile(r"[!-~]{1,64}")
+_A_KEY = re.compile(r"(?!\*/|unreadable:)[!-~]{1,64}")
 _NUL = re.compile(rb"(?<!\\)(\\\\)*\\u0000")
 """U+0000 as JSON writes it, and not a text that holds a backslash before `u0000`."""
 
@@ -104,7 +103,7 @@ class Consumer:
         self.counts: Counter[str] = Counter()
         """Messages since the start of the process, by outcome."""
         self.splits = 0
-        """Batches handled in halves because they failed as a whole; when nothing was parked, a handler is wrong."""
+        """Batches handled in halves because they failed as a whole; the log gives each with its reason."""
 
     @property
     def topics(self) -> tuple[str, ...]:
@@ -166,7 +165,8 @@ class Consumer:
         Returns its id, None when nothing is parked. It is audited; the key is released when none is left. Raises
         Problem (409) when the first one has not failed: asked twice, it would take a true fact away.
         """
-        return await self._run(partial(self._discard_first, topic, subject, cause))
+        chosen: list[Any] = []
+        return await self._run(partial(self._discard_first, topic, subject, cause, chosen))
 
     def _parts(self, batch: Sequence[Message]) -> Sequence[Sequence[Message]]:
         """What is handled side by side. Messages of one key stay together, and in order."""
@@ -293,8 +293,12 @@ class Consumer:
         self._take_out(work, row)
         return True
 
-    def _discard_first(self, topic: str, subject: str, cause: Cause, work: Work) -> str | None:
+    def _discard_first(
+        self, topic: str, subject: str, cause: Cause, chosen: list[Any], work: Work
+    ) -> str | None:
         row = self._first_parked(work, topic, subject)
+        if chosen and (row is None or row.seq != chosen[0].seq):
+            return str(chosen[0].id)  # tried before: the commit stands, and only its acknowledgement was lost
         if row is None:
             return None
         if row.error is None:
@@ -304,6 +308,7 @@ class Consumer:
                 zh="该键最早的一条消息没有失败，只是在等待；请先重新处理（redrive）",
                 en="The first message of this key has not failed, it only waits; redrive the key first",
             )
+        chosen[:] = [row]
         self._take_out(work, row)
         work.audit("parked.discarded", subject, cause=cause, topic=topic, message=row.id, error=row.error)
         return str(row.id)

@@ -4,7 +4,7 @@ One thread on SQLite, two on PostgreSQL, where transactions take turns per key (
 
 Requests that arrive together share a transaction and are answered after it commits. There are no
 savepoints: when a group fails it is run again, each request in a transaction of its own, so a command
-touches nothing but the database. See docs/adr/0003-one-committer.md.
+touches nothing but the database. A commit that was not acknowledged is an exception, for it may stand. See docs/adr/0003-one-committer.md.
 """
 
 import asyncio
@@ -140,7 +140,8 @@ class Committer(Generic[W]):
     ) -> T:
         """Runs `do(work)` in a transaction of its own; urgent ones go before everything that waits.
 
-        With `keys` other processes may write meanwhile, to other keys (`Database.write`).
+        With `keys` others may write meanwhile, to other keys (`Database.write`). It may be run again after it
+        was done, where the database did not acknowledge the commit: so it reads first what there is to do.
         """
         loop = asyncio.get_running_loop()
         task = _Task(loop, loop.create_future(), do, keys)

@@ -57,17 +57,20 @@ class Lease:
 
     def give_back(self, work: Work) -> None:
         """Lets another process have it at once, if it is still held; this one never takes it again."""
-        self._over = True
-        if self.is_held(work):
+        self._over, self._sure_until = True, None
+        if self._is_mine(work):
             table = self._table
             work.db.execute(sa.update(table).where(table.c.name == self._name).values(expires_at=work.wall))
-        self._epoch = self._sure_until = None
 
     def is_held(self, work: Work) -> bool:
         """Whether nobody has taken it since."""
-        table = self._table
-        epoch = work.db.scalar(sa.select(table.c.epoch).where(table.c.name == self._name))
-        held = self._epoch is not None and epoch == self._epoch
+        held = not self._over and self._is_mine(work)
         if not held:
             self._sure_until = None
         return held
+
+    def _is_mine(self, work: Work) -> bool:
+        # By the holder too: where a commit failed, the epoch that this one remembers can be another's.
+        table = self._table
+        found = work.db.execute(sa.select(table).where(table.c.name == self._name)).first()
+        return found is not None and (found.holder, found.epoch) == (self._holder, self._epoch)

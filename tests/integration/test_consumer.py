@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from shared.errors import Problem
 from shared.messaging.bus import Message, partition_of
-from shared.messaging.consumer import Consumer, Received, on, rounds
+from shared.messaging.consumer import Consumer, Received, lane, on, rounds
+from shared.service import _parked_keys
 from shared.storage.database import Database
 from shared.storage.retention import STAND_IN
 from shared.storage.work import Cause, Work
@@ -232,6 +233,42 @@ def test_a_text_with_nul_is_parked_however_the_batch_is_cut(world: World, cut: i
     receive(world, *batch[cut:])
     assert values(world) == {"b": r"\u0000"}
     assert world.consumer.counts["parked"] == world.consumer.counts["diverted"] == 1
+
+
+def test_a_foreign_key_stops_no_broadcast(world: World) -> None:
+    """One that is written like the place where broadcasts of a partition wait is a stranger's."""
+    strange = [Message("registry", 3, key, b"junk") for key in ("*/3", "unreadable:00")]
+    receive(world, *strange)
+    with world.database.read() as db:
+        lanes = set(db.scalars(sa.select(PLUMBING.parked.c.subject)))
+    assert not lanes & {"*/3", "unreadable:00"}
+    assert lanes == set(map(lane, strange))
+
+
+def test_who_discards_twice_by_a_lost_acknowledgement_discards_one(world: World) -> None:
+    """Of two messages that failed, the second stays when the commit of the first is not acknowledged."""
+    receive(world, Message("registry", 0, "a", b"junk 1"), Message("registry", 0, "a", b"junk 2"))
+    with world.database.read() as db:
+        ids = list(db.scalars(sa.select(PLUMBING.parked.c.id).order_by(PLUMBING.parked.c.seq)))
+
+    async def twice(do: Any, /, *, keys: Any = None) -> Any:
+        await world.run(do, keys=keys)
+        return await world.run(do, keys=keys)
+
+    world.consumer._run = twice
+    assert asyncio.run(world.consumer.discard("registry", "a", CAUSE)) == ids[0]
+    with world.database.read() as db:
+        assert list(db.scalars(sa.select(PLUMBING.parked.c.id))) == ids[1:]
+
+
+def test_the_error_shown_for_a_key_is_that_of_its_first_message(world: World) -> None:
+    """The one that a redrive tries next, whatever stands behind it."""
+    receive(world, Message("registry", 0, "a", b"junk"), Message("registry", 0, "a", b"{}"))
+    with world.database.read() as db:
+        first, second = db.scalars(sa.select(PLUMBING.parked.c.error).order_by(PLUMBING.parked.c.seq))
+        (shown,) = _parked_keys(db, PLUMBING.parked)
+    assert first < second  # by the alphabet the wrong one would be shown
+    assert (shown["error"], shown["messages"]) == (first, 2)
 
 
 def test_a_database_failure_parks_nothing_and_asks_again(tmp_path: Path) -> None:

@@ -517,6 +517,21 @@ def test_what_provably_never_left_is_sent_after_a_pause(tmp_path: Path) -> None:
     play(tmp_path, story)
 
 
+def test_a_line_that_is_down_for_days_still_only_pauses(tmp_path: Path) -> None:
+    """The pause grows to a minute and stays there, however often it comes."""
+
+    async def story(desk: Desk) -> None:
+        desk.delivery._failures = 2_000
+        desk.carrier.outcomes = [NotSent("ConnectError")]
+        await due(desk)
+        await desk.deliver()
+        desk.clock.advance(timedelta(seconds=delivery.LONGEST_PAUSE_S))
+        await desk.deliver()
+        assert await desk.attempts() == ["released", "accepted"]
+
+    play(tmp_path, story)
+
+
 def test_what_was_begun_ahead_waits_with_a_carrier_that_is_away(tmp_path: Path) -> None:
     """Two slices of five: the second has been begun when the first fails, and the carrier is not asked for it."""
 

@@ -203,6 +203,21 @@ def test_a_lease_is_one_process_s_until_it_expires(probe: Probe) -> None:
     assert holds(two)
 
 
+def test_an_epoch_that_another_process_has_is_not_ones_own(probe: Probe) -> None:
+    """Where the commit that took a lease failed, the next holder gets the same number."""
+    one, two = Lease(PLUMBING, "duty", "one"), Lease(PLUMBING, "duty", "two")
+
+    def taken_in_vain(work: Work) -> None:
+        one.take(work)
+        raise RuntimeError("the commit fails")
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(probe.committer.run(taken_in_vain, keys=[one.key]))
+    assert asyncio.run(probe.committer.run(two.take, keys=[two.key]))
+    assert not asyncio.run(probe.committer.run(one.is_held, keys=[one.key]))
+    assert asyncio.run(probe.committer.run(two.is_held, keys=[two.key]))
+
+
 def test_each_asking_renews_a_lease_and_giving_back_ends_it(probe: Probe) -> None:
     """So a step begins with the whole time before it; and a process that stops keeps nobody waiting."""
     one, two, none = (Lease(PLUMBING, "duty", holder) for holder in ("one", "two", "none"))
