@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +14,8 @@ from tests.chaos.judge import came_true, judge
 from tests.chaos.main import counted
 from tests.chaos.serve import DIES
 from tests.chaos.telling import Telling, small_city
-from tests.support.stack import Stack
+from tests.support.native import wait_until
+from tests.support.stack import Process, Stack
 
 FATES = {
     "in_time": 3,
@@ -79,7 +81,21 @@ class Mortals:
             points = self.left[process.folder.name]
             point = points.pop(0).rpartition(":")[0]
             process.settings[DIES] = next(iter(points), "")
-            harmed.note_death(process.folder.name, point, process.start)
+            harmed.note_death(process.folder.name, point, partial(_begin_again, process))
+
+
+def _begin_again(process: Process) -> None:
+    """Starts it and waits until it answers, or has come to its next point even before that."""
+
+    def died() -> bool:
+        return process.process.poll() == -signal.SIGKILL
+
+    process.launch()
+    wait_until(
+        lambda: died() or process.answers(),
+        f"{process.folder.name} is up",
+        alive=lambda: died() or process.process.poll() is None,
+    )
 
 
 def test_the_story_comes_true_through_deaths_at_named_points(tmp_path: Path) -> None:
