@@ -45,7 +45,7 @@ from shared.auth import LocalIssuer, department_scopes
 from shared.calendar import read_calendar
 from shared.clock import SimulatedClock, SystemClock
 from shared.documents import DocumentError, pack, read_csv
-from shared.events.catalogue import TOPICS
+from shared.events.catalogue import TOPIC_DAYS, TOPICS
 from shared.logs import configure
 from shared.messaging.kafka import create_topics
 from shared.messaging.replay import Publisher
@@ -324,6 +324,12 @@ def prune_events(
     log stays unless --log-before is given: figures can't be rebuilt from months that are gone.
     """
     wall, before = SystemClock().wall(), log_before.date() if log_before else None
+    latest = (wall - timedelta(days=TOPIC_DAYS)).date().replace(day=1)
+    if before is not None and before > latest:
+        _fail(
+            f"--log-before {before:%Y-%m}: the log of the last {TOPIC_DAYS} days is needed, should Kafka be lost;"
+            f" {latest:%Y-%m} at most"
+        )
     for name, database in _databases(data).items():
         plumbing = TABLES[name].PLUMBING
         try:
@@ -378,7 +384,8 @@ def rebuild_events(
     if differences:
         _fail(
             f"other figures than targets has now: {', '.join(differences)}; "
-            "expected where something was told since targets stopped"
+            "expected where something was told since targets stopped, and a sign not to go on"
+            " where the log was pruned with --log-before"
         )
     print("the same figures as targets has now")  # noqa: T201 - the output is the product
 

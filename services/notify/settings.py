@@ -52,7 +52,9 @@ class NotifySettings(ServiceSettings):
     carrier_secret_key: SecretStr | None = Field(None, description="Secret key of the account; must be set")
     sign: str = Field("SIGN01", description="Code of the signature, as registered with the carrier")
     receipts_secret: SecretStr | None = Field(
-        None, min_length=16, description="Last part of the receipts' address; must be set"
+        None,
+        min_length=16,
+        description="Last part of the receipts' address, 16 characters or more; must be set",
     )
     wechat_url: str = Field(
         "http://127.0.0.1:8000/sandbox/wechat", description="Address of WeChat, before /cgi-bin"

@@ -81,6 +81,7 @@ def keep_head(file: Path, block: Block) -> bool:
     known = read_head(file)
     if known and (known.no >= block.no or (known.no == block.no - 1 and known.hash != block.previous)):
         return False
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.{block.no}.part")
     part.write_text(f"{block.no} {block.hash}\n", encoding="utf-8")
     part.replace(file)

@@ -78,6 +78,12 @@ def test_pruning_without_a_database_says_what_to_do(monkeypatch: pytest.MonkeyPa
     assert (status, said.startswith("registry: the database is away")) == (1, True)
 
 
+def test_the_running_log_is_not_pruned(tmp_path: Path) -> None:
+    """What a lost Kafka would be filled from again stays, whatever month is named."""
+    status, said = run("events", "prune", "--log-before", "2199-01", "--data", tmp_path)
+    assert (status, "the log of the last 35 days is needed" in said) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -353,7 +353,7 @@ def test_the_file_of_the_newest_block_goes_forward_along_the_chain_alone(
     probe: Probe, tmp_path: Path
 ) -> None:
     """Not back, and not to a block of another chain; over blocks that another process remembered it goes."""
-    file = tmp_path / "probe.audit.head"
+    file = tmp_path / "heads" / "probe.audit.head"
     assert audit.read_head(file) is None
     first, second, third = (Block(**row._mapping) for row in probe.rows(BLOCKS))
     assert audit.keep_head(file, first)
