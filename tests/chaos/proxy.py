@@ -135,5 +135,6 @@ class Proxy:
 def _reset(writer: asyncio.StreamWriter) -> None:
     """Ends a connection as a broken line does, not by a goodbye."""
     at_once = struct.pack("ii", 1, 0)
-    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+    with suppress(OSError):  # its end may have closed it just before
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
     writer.transport.abort()
