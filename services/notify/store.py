@@ -114,7 +114,10 @@ class Store:
 
     def sendable_of_leads(self, lead_ids: Iterable[str]) -> list[Notice]:
         """Notices about these leads of which something may still leave."""
-        return self._notices(notice.c.lead_id.in_(set(lead_ids)), _SENDABLE)
+        # In order, so that what is told of them does not hang on where the database happened to put them.
+        return self._notices(
+            notice.c.lead_id.in_(set(lead_ids)), _SENDABLE, order=(notice.c.episode, notice.c.id)
+        )
 
     def sendable_of_units(self, usccs: Iterable[str]) -> list[Notice]:
         """Notices about these units of which something may still leave."""
