@@ -333,6 +333,6 @@ def _type(annotation: Any) -> str:
         return " or ".join(f"`{value}`" for value in inner)
     if origin in (Union, types.UnionType):
         return " or ".join(_type(part) for part in inner)
-    if origin in (list, tuple):
+    if origin is list:
         return f"list of {_type(inner[0])}"
     return _WORDS.get(annotation) or str(annotation.__name__)

@@ -114,14 +114,11 @@ class Store:
 
     def sendable_of_leads(self, lead_ids: Iterable[str]) -> list[Notice]:
         """Notices about these leads of which something may still leave."""
-        # In order, so that what is told of them does not hang on where the database happened to put them.
-        return self._notices(
-            notice.c.lead_id.in_(set(lead_ids)), _SENDABLE, order=(notice.c.episode, notice.c.id)
-        )
+        return self._notices(notice.c.lead_id.in_(set(lead_ids)), _SENDABLE, order=_IN_TURN)
 
     def sendable_of_units(self, usccs: Iterable[str]) -> list[Notice]:
         """Notices about these units of which something may still leave."""
-        return self._notices(notice.c.uscc.in_(set(usccs)), _SENDABLE)
+        return self._notices(notice.c.uscc.in_(set(usccs)), _SENDABLE, order=_IN_TURN)
 
     def wrong(self, wrong: "Wrong", after: Place | None, limit: int) -> list[Notice]:
         """The notices that a recall is about, in order of creation, behind a place in that order."""
@@ -559,6 +556,8 @@ class Wrong:
 
 
 _GOT: Final = ("reference", "channel", "opened_at")
+_IN_TURN: Final = (notice.c.episode, notice.c.id)
+"""What is told of several notices must not hang on where the database happened to put them."""
 _SENDABLE: Final = notice.c.state.in_(UNSENT) | (
     (notice.c.state == NoticeState.HANDED_OVER) & (notice.c.channel == Channel.WECHAT)
 )

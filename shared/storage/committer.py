@@ -4,7 +4,8 @@ One thread on SQLite, two on PostgreSQL, where transactions take turns per key (
 
 Requests that arrive together share a transaction and are answered after it commits. There are no
 savepoints: when a group fails it is run again, each request in a transaction of its own, so a command
-touches nothing but the database. A commit that was not acknowledged is an exception, for it may stand. See docs/adr/0003-one-committer.md.
+touches nothing but the database. A commit that was not acknowledged is an exception, for it may stand.
+See docs/adr/0003-one-committer.md.
 """
 
 import asyncio

@@ -115,6 +115,18 @@ def with_wechat(database: Database) -> World:
     return made
 
 
+def test_notices_of_a_lead_come_in_turn_wherever_the_database_put_them(tmp_path: Path) -> None:
+    """By episode, also where a later one was written first."""
+    made = world(Database(f"sqlite:///{tmp_path}/notify.db"), now=NOW)
+
+    def episodes(work: NotifyWork) -> list[list[int]]:
+        work.store.add_notices([a_notice(episode=episode) for episode in (3, 1, 2)], at=NOW)
+        found = work.store.sendable_of_leads([a_notice().lead_id]), work.store.sendable_of_units([USCC])
+        return [[one.episode for one in notices] for notices in found]
+
+    assert asyncio.run(made.run(episodes)) == [[1, 2, 3], [1, 2, 3]]
+
+
 @pytest.mark.parametrize("before", [world, with_wechat])
 @settings(max_examples=60, deadline=None)
 @given(messages=sequences(), cuts=st.lists(st.integers(0, 20), max_size=4))
