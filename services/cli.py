@@ -26,7 +26,7 @@ import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services import docs as documents
 from services.all_in_one import SETTINGS, DataFolderInUse, Suite, lock_folder, refuse_fixed
@@ -39,6 +39,7 @@ from services.notify.sandbox import SandboxSettings
 from services.notify.sandbox import __main__ as sandbox
 from services.rebuild import NotEmptyError, differing, rebuild_targets
 from services.registry import tables as registry_tables
+from services.registry.settings import RegistrySettings
 from services.targets import tables as targets_tables
 from services.targets.settings import TargetsSettings
 from shared.auth import LocalIssuer, department_scopes
@@ -108,10 +109,16 @@ def serve(  # noqa: PLR0917 - options of a command line
     demo: Annotated[bool, typer.Option("--demo", help="Simulated clock and open sandbox.")] = False,
 ) -> None:
     """Runs the whole suite in one process, or one service alone, until it is stopped."""
+    if service in (None, "sandbox") and role != "all":
+        _fail(f"--role {role} is for one service, such as: yingbao serve matching --role {role}")
     if service == "sandbox":
         sandbox.main(["--host", host, "--port", str(port)])
         return
     if service is not None:
+        if demo:
+            _fail(
+                f"--demo is for the whole suite; for {service} alone set YINGBAO_{service.upper()}_DEMO=true"
+            )
         _serve_alone(service, role, data, host, port)
         return
     data = data or Path("var/data")
@@ -131,6 +138,8 @@ def _serve_alone(name: str, role: str, data: Path | None, host: str, port: int) 
     told: dict[str, Any] = {"role": role} if data is None else {"role": role, "data_dir": data}
     service = alone(name, **told)
     configure(name, level=service.core.settings.log_level)
+    with service.core.database.read():  # a sentence now, not a traceback at the start
+        pass
     _run(service.app, host, port)
 
 
@@ -343,7 +352,7 @@ def prune_events(
         finally:
             database.close()
         rows = ", ".join(f"{number} rows of {table}" for table, number in pruned.rows.items())
-        print(f"{name}: {len(pruned.partitions)} partitions, {rows or 'no rows'}")  # noqa: T201
+        print(f"{name}: {', '.join(pruned.partitions) or 'no partitions'}; {rows or 'no rows'}")  # noqa: T201
 
 
 @events.command("rebuild")
@@ -477,10 +486,11 @@ def token_minter(data: Path) -> Callable[[str], str]:
 
 
 def _issuer(data: Path) -> LocalIssuer:
-    """The issuer of a folder; a new one made by mistake would sign tokens that nobody accepts."""
-    if not (data / "issuer.jwk").exists():
-        _fail(f"no suite has run on {data} yet: start it first, or name its folder with --data")
-    return LocalIssuer(data / "issuer.jwk", SystemClock())
+    """The issuer that registry trusts; a new one made by mistake would sign tokens that nobody accepts."""
+    its = RegistrySettings(data_dir=data)
+    if not its.issuer_key.exists():
+        _fail(f"there is no {its.issuer_key} yet: start the suite first, or name its folder with --data")
+    return LocalIssuer(its.issuer_key, SystemClock(), issuer=its.issuer)
 
 
 def _refuse_other(what: str, given: str, known: Sequence[str]) -> None:
@@ -538,6 +548,8 @@ def main() -> None:
         _fail(str(error))
     except ValidationError as error:
         _fail("\n".join(_advice(error.title, item) for item in error.errors(include_input=False)))
+    except OperationalError as error:
+        _fail(f"the database fails: {error.orig}")
 
 
 def _advice(settings: str, error: Mapping[str, Any]) -> str:

@@ -602,6 +602,12 @@ class ParkedKey(Body):
     subject: Annotated[str, Text(64)]
 
 
+class ParkedMessage(ParkedKey):
+    """Which message of a parked key is meant, by its id."""
+
+    message: Annotated[str, Text(36)]
+
+
 def _operations(*, demo: bool) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
     probe = public("probes of whoever runs the process; they show nothing of anybody")
@@ -653,7 +659,7 @@ def _parked_routes(router: APIRouter) -> None:
 
     @router.get("/v1/parked", dependencies=[operating], tags=["operations"])
     async def parked(request: Request) -> dict[str, Any]:
-        """Keys with a message that failed for good, how many wait behind it, and why it failed."""
+        """Keys with a message that failed for good, its id, why it failed, and how many messages are parked."""
         core: Core[Any] = request.app.state.core
         return {"items": await core.read(lambda db: _parked_keys(db, core.plumbing.parked))}
 
@@ -664,24 +670,24 @@ def _parked_routes(router: APIRouter) -> None:
         """Handles the messages of a parked key again, oldest first; stops at the first that still fails."""
         service: Service[Any] = request.app.state.service
         handled = await _reader(service, body).redrive(body.topic, body.subject)
+        left = await service.core.read(lambda db: _parked_keys(db, service.core.plumbing.parked, body))
+        if not handled and not left:
+            raise Problem(404, "not_found", zh="该键没有停放的消息", en="Nothing is parked for this key")
         await service.core.run(
             lambda work: work.audit(
                 "parked.redriven", body.subject, cause=who.cause, topic=body.topic, handled=handled
             )
         )
-        left = await service.core.read(lambda db: _parked_keys(db, service.core.plumbing.parked, body))
         return {"handled": handled, "error": left[0]["error"] if left else None}
 
     @router.post("/v1/parked/discard", dependencies=[operating], tags=["operations"])
     async def discard(
-        body: ParkedKey, request: Request, who: Annotated[Caller, Depends(caller)]
+        body: ParkedMessage, request: Request, who: Annotated[Caller, Depends(caller)]
     ) -> dict[str, Any]:
-        """Gives up the message of a parked key that failed, where it can never pass; what waits behind it stays."""
+        """Gives up a parked message that failed and can never pass; what waits behind it stays."""
         service: Service[Any] = request.app.state.service
-        message = await _reader(service, body).discard(body.topic, body.subject, who.cause)
-        if message is None:
-            raise Problem(404, "not_found", zh="该键没有停放的消息", en="Nothing is parked for this key")
-        return {"discarded": message}
+        await _reader(service, body).discard(body.topic, body.subject, body.message, who.cause)
+        return {"discarded": body.message}
 
 
 def _reader(service: Service[Any], key: ParkedKey) -> Consumer:
@@ -703,7 +709,13 @@ def _parked_keys(db: sa.Connection, table: sa.Table, only: ParkedKey | None = No
         .subquery()
     )
     found = sa.select(
-        table.c.topic, table.c.subject, keys.c.messages, keys.c.since, table.c.attempts, table.c.error
+        table.c.topic,
+        table.c.subject,
+        table.c.id.label("message"),
+        keys.c.messages,
+        keys.c.since,
+        table.c.attempts,
+        table.c.error,
     ).join_from(keys, table, table.c.seq == keys.c.first)
     return [dict(row._mapping) for row in db.execute(found.order_by(keys.c.since))]
 

@@ -51,6 +51,10 @@ def build(
             "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY, the account's key, and YINGBAO_NOTIFY_RECEIPTS_SECRET, the last "
             "part of the address that receipts are pushed to"
         )
+    if settings.mode == "server" and not {"registry_url", "carrier_url"} <= settings.model_fields_set:
+        raise MissingSetting(
+            "set YINGBAO_NOTIFY_REGISTRY_URL and YINGBAO_NOTIFY_CARRIER_URL: the defaults are for the suite in one process"
+        )
     keys = callback_keys(settings)
     own = KeyRing.load_or_create(settings.keys)
     tools = Tools(

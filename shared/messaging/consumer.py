@@ -159,14 +159,13 @@ class Consumer:
                 return done
             done += 1
 
-    async def discard(self, topic: str, subject: str, cause: Cause) -> str | None:
-        """Gives up the first message of a parked key, which failed for good; those behind it wait for a redrive.
+    async def discard(self, topic: str, subject: str, id_: str, cause: Cause) -> None:
+        """Gives up one message of a parked key, which failed for good; those behind it wait for a redrive.
 
-        Returns its id, None when nothing is parked. It is audited; the key is released when none is left. Raises
-        Problem (409) when the first one has not failed: asked twice, it would take a true fact away.
+        It is audited; the key is released when none is left. Raises Problem: 404 when the message is not parked, or
+        not any more, 409 when it has not failed, for then it may say what is true.
         """
-        chosen: list[Any] = []
-        return await self._run(partial(self._discard_first, topic, subject, cause, chosen))
+        await self._run(partial(self._discard, topic, subject, id_, cause))
 
     def _parts(self, batch: Sequence[Message]) -> Sequence[Sequence[Message]]:
         """What is handled side by side. Messages of one key stay together, and in order."""
@@ -293,25 +292,27 @@ class Consumer:
         self._take_out(work, row)
         return True
 
-    def _discard_first(
-        self, topic: str, subject: str, cause: Cause, chosen: list[Any], work: Work
-    ) -> str | None:
-        row = self._first_parked(work, topic, subject)
-        if chosen and (row is None or row.seq != chosen[0].seq):
-            return str(chosen[0].id)  # tried before: the commit stands, and only its acknowledgement was lost
+    def _discard(self, topic: str, subject: str, id_: str, cause: Cause, work: Work) -> None:
+        table = self._plumbing.parked
+        row = work.db.execute(
+            sa.select(table).where(table.c.topic == topic, table.c.subject == subject, table.c.id == id_)
+        ).first()
         if row is None:
-            return None
+            raise Problem(
+                404,
+                "not_found",
+                zh="该键没有停放这条消息（或已处理）",
+                en="This message is not parked under this key, or not any more",
+            )
         if row.error is None:
             raise Problem(
                 409,
                 "not_failed",
-                zh="该键最早的一条消息没有失败，只是在等待；请先重新处理（redrive）",
-                en="The first message of this key has not failed, it only waits; redrive the key first",
+                zh="该消息没有失败，只是在等待；请先重新处理（redrive）",
+                en="This message has not failed, it only waits; redrive the key first",
             )
-        chosen[:] = [row]
         self._take_out(work, row)
-        work.audit("parked.discarded", subject, cause=cause, topic=topic, message=row.id, error=row.error)
-        return str(row.id)
+        work.audit("parked.discarded", subject, cause=cause, topic=topic, message=id_, error=row.error)
 
     def _take_out(self, work: Work, row: Any) -> None:
         table = self._plumbing.parked

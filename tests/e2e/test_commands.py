@@ -12,10 +12,16 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from services.alone import alone
 from services.cli import app, token_minter
+from services.registry.settings import RegistrySettings
+from shared.auth import LocalIssuer, Verifier
+from shared.clock import SystemClock
 from shared.ids import first_event_id
+from shared.settings import MissingSetting
 from tests.support.native import free_port, wait_until
 from tests.support.pages import code
 from tests.support.registry import PARTICIPATION, UNIT
@@ -89,21 +95,63 @@ def test_the_running_log_is_not_pruned(tmp_path: Path) -> None:
     [
         (("serve", "registry"), "set YINGBAO_REGISTRY_DATABASE_URL"),
         (("serve", "notify"), "set YINGBAO_NOTIFY_CARRIER_SECRET_KEY"),
+        (("serve", "targets"), "the database fails: connection failed"),
+        (("serve", "--role", "worker"), "--role worker is for one service"),
+        (("serve", "targets", "--demo"), "set YINGBAO_TARGETS_DEMO=true"),
         (("topics",), "127.0.0.1:1 does not answer"),
     ],
-    ids=["no database named", "no key of the carrier", "broker away"],
+    ids=[
+        "no database named",
+        "no key of the carrier",
+        "database away",
+        "role of nobody",
+        "demo of one",
+        "broker away",
+    ],
 )
 def test_what_is_missing_is_said_in_a_sentence(command: tuple[str, ...], said: str) -> None:
     """A process of its own makes no database file that nobody asked for, and nothing ends in a traceback."""
     ended = subprocess.run(
         [sys.executable, "-m", "services.cli", *command],
-        env={**os.environ, "YINGBAO_KAFKA": "127.0.0.1:1", "YINGBAO_NOTIFY_DATABASE_URL": NOWHERE},
+        env={
+            **os.environ,
+            "YINGBAO_KAFKA": "127.0.0.1:1",
+            "YINGBAO_NOTIFY_DATABASE_URL": NOWHERE,
+            "YINGBAO_TARGETS_DATABASE_URL": NOWHERE,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
     text = ended.stdout + ended.stderr
     assert (ended.returncode, said in text, "Traceback" in text) == (1, True, False)
+
+
+def test_notify_alone_asks_for_its_neighbours(tmp_path: Path) -> None:
+    """The addresses of the suite in one process would be somebody else's, and reminders would wait for ever."""
+    told = {"data_dir": tmp_path, "kafka": "127.0.0.1:1", "database_url": f"sqlite:///{tmp_path}/notify.db"}
+    secrets = {"carrier_secret_key": SecretStr("k"), "receipts_secret": SecretStr("r" * 16)}
+    neighbours = {"registry_url": "http://registry:8000", "carrier_url": "http://carrier:8000"}
+    for left_out in neighbours:
+        given = {name: url for name, url in neighbours.items() if name != left_out}
+        with pytest.raises(
+            MissingSetting, match="set YINGBAO_NOTIFY_REGISTRY_URL and YINGBAO_NOTIFY_CARRIER_URL"
+        ):
+            alone("notify", **told, **secrets, **given)
+    alone("notify", **told, **secrets, **neighbours).core.database.close()
+
+
+def test_a_token_is_signed_as_registry_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the key file and in the name that its settings give; without one the folder's, and no new one is made."""
+    status, said = run("token", "--department", "ADM", "--data", tmp_path)
+    assert (status, f"there is no {tmp_path}/issuer.jwk yet" in "".join(said.splitlines())) == (1, True)
+    monkeypatch.setenv("YINGBAO_REGISTRY_ISSUER_KEY_FILE", str(tmp_path / "other.jwk"))
+    monkeypatch.setenv("YINGBAO_REGISTRY_ISSUER", "https://issuer.example")
+    settings = RegistrySettings()
+    issuer = LocalIssuer(settings.issuer_key, SystemClock(), issuer=settings.issuer)
+    verifier = Verifier(issuer.jwks, SystemClock(), issuer=settings.issuer)
+    status, said = run("token", "--department", "ADM", "--data", tmp_path)
+    assert (status, verifier.verify(said.strip()).department) == (0, "ADM")
 
 
 def test_commands_beside_a_running_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,8 +188,8 @@ def test_commands_beside_a_running_suite(tmp_path: Path, monkeypatch: pytest.Mon
                 db.execute(f"INSERT INTO {table} SELECT {AGED} FROM {table} LIMIT 1")  # noqa: S608
             db.commit()
         assert run("events", "prune", "--data", tmp_path)[1].splitlines() == [
-            "registry: 0 partitions, 1 rows of contact_log",
-            *(f"{name}: 0 partitions, no rows" for name in ("matching", "notify", "targets")),
+            "registry: no partitions; 1 rows of contact_log",
+            *(f"{name}: no partitions; no rows" for name in ("matching", "notify", "targets")),
         ]
         status, said = run("events", "prune", "--log-before", "2020-03", "--data", tmp_path)
         assert "1 rows of event_log" in said
