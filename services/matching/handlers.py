@@ -179,15 +179,19 @@ def take_complete(work: MatchingWork, received: Sequence[Received[DataComplete]]
 
 
 def take_calendar(work: MatchingWork, received: Sequence[Received[ReferenceChanged]]) -> None:
-    """Moves the pending deadlines and the running waits that a newly published year changes."""
+    """Moves the pending deadlines and the running waits that a newly published year changes.
+
+    Each partition tells it for its own units. One that lags tells an older year when the newer is known already: its
+    units go by the newer at once, and nobody else's go back.
+    """
     work.save_kept()
     for item in received:
         event = item.event
         if event.reference != "calendar":
             continue
         year = Year(event.year, frozenset(event.holidays), frozenset(event.makeup_days), event.source)
-        work.store.put_year(year)
-        work.calendar = work.calendar.with_year(year)
+        if work.store.put_year(year, item.time):
+            work.calendar = work.calendar.with_year(year)
         usccs = work.store.resting_on(event.year, item.partition, days=work.rule.days)
         for start in range(0, len(usccs), CHUNK):
             cases = work.cases(usccs[start : start + CHUNK])

@@ -238,15 +238,24 @@ class Store:
             for row in self._db.execute(sa.select(t.calendar_year))
         ]
 
-    def put_year(self, year: Year) -> None:
-        """Keeps a calendar year in place of any older one."""
+    def put_year(self, year: Year, told_at: datetime) -> bool:
+        """Keeps a calendar year, unless a later one is kept; says whether it did."""
+        kept = self._db.scalar(
+            sa.select(t.calendar_year.c.told_at).where(t.calendar_year.c.year == year.year)
+        )
+        if kept is not None and told_at < kept:
+            return False
         row = {
             "year": year.year,
             "holidays": sorted(day.isoformat() for day in year.holidays),
             "makeup_days": sorted(day.isoformat() for day in year.makeup_days),
             "source": year.source,
+            "told_at": told_at,
         }
-        upsert(self._db, t.calendar_year, [row], key=["year"], update=["holidays", "makeup_days", "source"])
+        upsert(
+            self._db, t.calendar_year, [row], key=["year"], update=[name for name in row if name != "year"]
+        )
+        return True
 
     def freeze(self, subject: str) -> None:
         """Notes that a message about a key is parked."""

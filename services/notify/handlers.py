@@ -182,13 +182,12 @@ def index_contacts(work: NotifyWork) -> None:
 
 
 def replace_calendar(work: NotifyWork, received: Sequence[Received[ReferenceChanged]]) -> None:
-    """Takes over years of the working-day calendar."""
-    years = {
-        event.year: Year(event.year, frozenset(event.holidays), frozenset(event.makeup_days), event.source)
-        for event in (item.event for item in received)
-        if event.reference == "calendar"
-    }
-    work.store.put_years(list(years.values()))
+    """Takes over years of the working-day calendar. A partition that lags tells older ones: nobody heeds them."""
+    for item in received:
+        event = item.event
+        if event.reference == "calendar":
+            year = Year(event.year, frozenset(event.holidays), frozenset(event.makeup_days), event.source)
+            work.store.put_year(year, item.time)
 
 
 def hold_parked(work: NotifyWork, subject: str) -> None:

@@ -531,18 +531,19 @@ class Store:
             calendar = calendar.with_year(Year(row.year, holidays, makeup_days, row.source))
         return calendar
 
-    def put_years(self, years: Sequence[Year]) -> None:
-        """Replaces years; each comes once."""
-        rows = [
-            {
-                "year": year.year,
-                "holidays": sorted(map(str, year.holidays)),
-                "makeup_days": sorted(map(str, year.makeup_days)),
-                "source": year.source,
-            }
-            for year in years
-        ]
-        upsert(self._db, calendar_year, rows, key=["year"], update=["holidays", "makeup_days", "source"])
+    def put_year(self, year: Year, told_at: datetime) -> None:
+        """Keeps a calendar year, unless a later one is kept."""
+        kept = self._db.scalar(sa.select(calendar_year.c.told_at).where(calendar_year.c.year == year.year))
+        if kept is not None and told_at < kept:
+            return
+        row = {
+            "year": year.year,
+            "holidays": sorted(map(str, year.holidays)),
+            "makeup_days": sorted(map(str, year.makeup_days)),
+            "source": year.source,
+            "told_at": told_at,
+        }
+        upsert(self._db, calendar_year, [row], key=["year"], update=[name for name in row if name != "year"])
 
 
 @dataclass(frozen=True)

@@ -176,5 +176,6 @@ calendar_year = sa.Table(
     sa.Column("holidays", sa.JSON, nullable=False),
     sa.Column("makeup_days", sa.JSON, nullable=False),
     sa.Column("source", sa.Text, nullable=False),
+    sa.Column("told_at", Instant, comment="when registry told it; None: before this was kept"),
     comment="years that replaced those of the city pack",
 )

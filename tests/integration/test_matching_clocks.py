@@ -466,6 +466,22 @@ def test_a_new_holiday_moves_the_pending_deadlines_it_touches(matching: Matching
     assert matching.names() == ["lead_opened 1", "lead_changed 1"]
 
 
+def test_a_partition_that_lags_brings_no_older_calendar_back(matching: Matching) -> None:
+    """Its own units go by the newer one at once, and what comes meanwhile elsewhere does so too."""
+    here, elsewhere = partition_of("other"), partition_of(USCC)
+    assert here != elsewhere
+    year = CALENDAR.years[2026]
+    matching.tell(registered(uscc="other"))
+    older = matching.message(calendar(2026, year.holidays, year.makeup_days), here)
+    matching.clock.move_to(matching.clock.now() + timedelta(minutes=1))
+    more = [*year.holidays, date(2026, 2, 9)]
+    matching.receive(matching.message(calendar(2026, more, year.makeup_days), elsewhere))
+    matching.receive(older)
+    matching.tell(registered())
+    for uscc in (USCC, "other"):
+        assert matching.case(uscc).clock.deadline == date(2026, 2, 10)  # type: ignore[union-attr]
+
+
 def test_a_parked_message_holds_the_clock_until_it_is_through(matching: Matching) -> None:
     """Whatever the parked fact says may stop the clock, so nothing opens before it is read."""
     matching.tell(registered())

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +323,20 @@ def test_a_published_year_moves_the_opening(tmp_path: Path) -> None:
             await desk.hear(contact_changed(), lead_opened())
             assert await desk.next_due() == NOW
             await desk.hear(CALENDAR)
+            assert await desk.next_due() == at("2026-02-11", "08:30")
+
+    asyncio.run(run())
+
+
+def test_a_partition_that_lags_brings_no_older_calendar_back(tmp_path: Path) -> None:
+    """The newer one was heard from another partition already."""
+
+    async def run() -> None:
+        async with Desk.at_work(tmp_path, NOW) as desk:
+            await desk.hear(contact_changed(), lead_opened())
+            older = CALENDAR.model_copy(update={"holidays": [], "source": "older"})
+            for number, (event, time) in enumerate(((CALENDAR, NOW), (older, NOW - timedelta(minutes=1)))):
+                await desk.consumer.receive([message(event, id=f"year-{number}", time=time)])
             assert await desk.next_due() == at("2026-02-11", "08:30")
 
     asyncio.run(run())
