@@ -33,8 +33,8 @@ EXCUSED = {
     },
     "correction": {"correction: missing", "correction: late"},
 }
-"""What may be found of a unit one of whose notices ended unknown, by its stage. Late: what a held line lets go
-arrives at the business time that it is by then, which may have jumped.
+"""What may be found of a unit one of whose notices ended unknown, by its stage. Late: it arrived at the business time
+that it was by then.
 """
 ON_ITS_WAY = timedelta(seconds=5)
 STOPPING = {"pension", "unemployment", "injury"}
@@ -88,7 +88,11 @@ def judge(evidence: Evidence, console: Console) -> dict[str, Any]:
     joint = {f"row {row.seq}" for row in rows if row.recipient in phones}
     findings = [f for f in findings if f.kind != "wrong count" or f.subject not in joint]
     findings = [
-        f for f in findings if f.kind not in may_be.get(f.subject, ()) and not _under_way(f, evidence.stops)
+        f
+        for f in findings
+        if f.kind not in may_be.get(f.subject, ())
+        and not _under_way(f, evidence.stops)
+        and not _held(f, evidence)
     ]
     lost = [f for f in findings if f.kind in LOST]
     kinds = Counter(finding.kind.rpartition(": ")[2] for finding in findings)
@@ -114,6 +118,14 @@ def came_true(figures: dict[str, Any], *, kills: int) -> bool:
     """Whether the run counts: killed as often as asked, and nothing went wrong."""
     wrong = ("lost", "doubled", "after_enrolment", "other_findings")
     return figures["kills"] >= kills and not any(figures[name] for name in wrong)
+
+
+def _held(finding: check.Finding, evidence: Evidence) -> bool:
+    """Whether a message that came late had had its last look in time, and was then held by what was harmed."""
+    if finding.kind.rpartition(": ")[2] != "late" or finding.subject not in evidence.harmed:
+        return False
+    by = datetime.fromisoformat(finding.text.rpartition(" ")[2])
+    return any(uscc == finding.subject and at <= by for uscc, at in evidence.looks)
 
 
 def _under_way(finding: check.Finding, stops: Sequence[Span]) -> bool:

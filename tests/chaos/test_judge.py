@@ -65,16 +65,28 @@ def test_a_correction_of_unknown_outcome_needs_no_visit(tmp_path: Path, harmed: 
     assert (told["unknown_final"], told["lost"]) == (1, lost + len(missing))
 
 
-@pytest.mark.parametrize(("unknown", "late"), [(True, 0), (False, 1)])
-def test_a_message_that_a_held_line_let_go_may_be_late(tmp_path: Path, unknown: bool, late: int) -> None:
-    """Business time has jumped meanwhile; where the outcome is known it was late by itself."""
+@pytest.mark.parametrize(
+    ("unknown", "harmed", "in_time", "late"),
+    [
+        (True, True, False, 0),
+        (False, True, True, 0),
+        (False, True, False, 1),
+        (False, False, True, 1),
+    ],
+    ids=["of unknown outcome", "looked at in time", "looked at late", "not harmed"],
+)
+def test_a_message_that_a_held_line_let_go_may_be_late(
+    tmp_path: Path, unknown: bool, harmed: bool, in_time: bool, late: int
+) -> None:
+    """Business time has jumped meanwhile, also where a receipt tells the outcome; else it was late by itself."""
     uscc = UNINSURED.uscc
     told = figures(
         tmp_path,
         [(UNINSURED, LATE)],
         unknown=[(uscc, "reminder")] if unknown else [],
         visited={uscc},
-        harmed={uscc},
+        harmed={uscc} if harmed else set(),
+        looks=[(uscc, LATE.replace(month=2, day=4) if in_time else LATE)],
     )
     wrong_text = 1  # it says nothing but a name
     assert (told["lost"], told["other_findings"]) == (0, wrong_text + late)
