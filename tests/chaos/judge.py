@@ -121,11 +121,12 @@ def came_true(figures: dict[str, Any], *, kills: int) -> bool:
 
 
 def _held(finding: check.Finding, evidence: Evidence) -> bool:
-    """Whether a message that came late had had its last look in time, and was then held by what was harmed."""
+    """Whether a message that came late was looked at in time, on its very day, and then held by what was harmed."""
     if finding.kind.rpartition(": ")[2] != "late" or finding.subject not in evidence.harmed:
         return False
     by = datetime.fromisoformat(finding.text.rpartition(" ")[2])
-    return any(uscc == finding.subject and at <= by for uscc, at in evidence.looks)
+    in_time = [at for uscc, at in evidence.looks if uscc == finding.subject and at <= by]
+    return any(at.astimezone(by.tzinfo).date() == by.date() for at in in_time)  # no look of an earlier stage
 
 
 def _under_way(finding: check.Finding, stops: Sequence[Span]) -> bool:

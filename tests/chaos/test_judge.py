@@ -21,6 +21,8 @@ CITY = small_city({"in_time": 1, "never_enrols": 1})
 ENROLLED, UNINSURED = CITY.units
 LATE = datetime(2026, 3, 18, 9, tzinfo=ZONE)
 """Long after either's deadline, inside the hours."""
+IN_TIME = datetime(2026, 2, 4, 9, tzinfo=ZONE)
+"""The day on which the uninsured one's message is due."""
 
 Sent = tuple[Unit, datetime]
 
@@ -66,17 +68,18 @@ def test_a_correction_of_unknown_outcome_needs_no_visit(tmp_path: Path, harmed: 
 
 
 @pytest.mark.parametrize(
-    ("unknown", "harmed", "in_time", "late"),
+    ("unknown", "harmed", "looked_at", "late"),
     [
-        (True, True, False, 0),
-        (False, True, True, 0),
-        (False, True, False, 1),
-        (False, False, True, 1),
+        (True, True, LATE, 0),
+        (False, True, IN_TIME, 0),
+        (False, True, LATE, 1),
+        (False, True, IN_TIME - timedelta(days=1), 1),
+        (False, False, IN_TIME, 1),
     ],
-    ids=["of unknown outcome", "looked at in time", "looked at late", "not harmed"],
+    ids=["of unknown outcome", "looked at in time", "looked at late", "another look", "not harmed"],
 )
 def test_a_message_that_a_held_line_let_go_may_be_late(
-    tmp_path: Path, unknown: bool, harmed: bool, in_time: bool, late: int
+    tmp_path: Path, unknown: bool, harmed: bool, looked_at: datetime, late: int
 ) -> None:
     """Business time has jumped meanwhile, also where a receipt tells the outcome; else it was late by itself."""
     uscc = UNINSURED.uscc
@@ -86,7 +89,7 @@ def test_a_message_that_a_held_line_let_go_may_be_late(
         unknown=[(uscc, "reminder")] if unknown else [],
         visited={uscc},
         harmed={uscc} if harmed else set(),
-        looks=[(uscc, LATE.replace(month=2, day=4) if in_time else LATE)],
+        looks=[(uscc, looked_at)],
     )
     wrong_text = 1  # it says nothing but a name
     assert (told["lost"], told["other_findings"]) == (0, wrong_text + late)
